@@ -1,0 +1,270 @@
+"""What a model must do for udasa: `Sampler`, `Entailer`, `Judge`; how one is named; and deterministic fakes for tests.
+
+    sampler.sample([[{"role": "user", "content": "Hi"}]], seeds=[[7, 8]])
+    -> [[Response(text="Hello!", num_tokens=2, ...), Response(text="Hi there.", ...)]]
+"""
+
+import hashlib
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from udasa.errors import UserError
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+"""Settings refuse unknown fields and do not coerce types."""
+
+Floats = NDArray[np.float64]
+Report = Callable[[int], None]
+"""Called with the number of items just finished."""
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class Response(NamedTuple):
+    """One sampled response; log-probabilities in nats, of the model at temperature 1."""
+
+    text: str
+    num_tokens: int
+    logprob_sum: float | None
+    logprob_mean: float | None
+    finish_reason: Literal["stop", "length"]
+    seed: int
+
+
+class Exchange(NamedTuple):
+    """A prompt with one response, as a judge reads it."""
+
+    messages: Sequence[Message]
+    response: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class ModelSpec:
+    """Which weights, and which engine runs them."""
+
+    model: str
+    """Hub id (`org/name`) or a local folder."""
+    revision: str | None = None
+    """Full commit sha on the Hub; None for a local folder."""
+    package: str | None = None
+    """`module:path` inside an installed package that carries the same model; used when it is installed."""
+    backend: Literal["hf", "vllm", "fake"] = "hf"
+    """The engine."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """`auto`: float32 on a CPU, bfloat16 on a GPU."""
+    batch_tokens: int = 4096
+    """Largest number of padded tokens in one forward pass."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.batch_tokens < 1:
+            raise ValueError(f"batch_tokens must be at least 1, got {self.batch_tokens}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Sampling:
+    """How responses are drawn."""
+
+    k: int = 8
+    """Responses per prompt."""
+    temperature: float = 1.0
+    """Divides the logits before sampling; log-probabilities are kept at 1."""
+    top_p: float = 1.0
+    """Nucleus: the smallest set of tokens with at least this probability."""
+    max_new_tokens: int = 256
+    """A response that reaches it has finish_reason `length`."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.k < 2:
+            raise ValueError(f"k must be at least 2 to measure disagreement, got {self.k}.")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0 to sample different responses, got {self.temperature}.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}.")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Principle:
+    """One line of a constitution: a yes/no question about a reply, where yes is acceptable."""
+
+    id: str
+    question: str
+
+
+class Sampler(Protocol):
+    """Draws responses."""
+
+    def sample(
+        self, prompts: Sequence[Sequence[Message]], seeds: Sequence[Sequence[int]], report: Report = ...
+    ) -> list[list[Response]]:
+        """Return, for each prompt, one response per seed, in the order of the seeds.
+
+        A response depends on its prompt and seed, not on what else is in the batch (up to float order).
+        """
+        ...
+
+
+class Entailer(Protocol):
+    """Says whether one text entails another."""
+
+    def entail(self, pairs: Sequence[tuple[str, str]], report: Report = ...) -> Floats:
+        """Return P(entailment), P(neutral), P(contradiction) of (premise, hypothesis), shape (n, 3), rows sum to 1."""
+        ...
+
+
+class Judge(Protocol):
+    """Answers each principle of a constitution about a response."""
+
+    def judge(self, exchanges: Sequence[Exchange], report: Report = ...) -> Floats:
+        """Return P(acceptable), shape (n, principles, 2): the acceptable option named first, then named second."""
+        ...
+
+
+def ignore(_: int) -> None:
+    """Report to nobody."""
+
+
+def make_sampler(spec: ModelSpec, sampling: Sampling) -> Sampler:
+    """Load the sampler that `spec` names."""
+    sampler: Sampler = _engine(spec)["make_sampler"](spec, sampling)
+    return sampler
+
+
+def make_entailer(spec: ModelSpec, kind: Literal["nli", "similarity"], same_meaning: float) -> Entailer:
+    """Load the entailer that `spec` names."""
+    entailer: Entailer = _engine(spec)["make_entailer"](spec, kind, same_meaning)
+    return entailer
+
+
+def make_judge(spec: ModelSpec, principles: Sequence[Principle]) -> Judge:
+    """Load the judge that `spec` names."""
+    judge: Judge = _engine(spec)["make_judge"](spec, principles)
+    return judge
+
+
+def identity(spec: ModelSpec) -> dict[str, str]:
+    """Say which weights `spec` means on this machine: where they come from and their digest or revision."""
+    found: dict[str, str] = _engine(spec)["identity"](spec)
+    return found
+
+
+def _engine(spec: ModelSpec) -> Mapping[str, Any]:
+    if spec.backend == "fake":
+        return _FAKES
+    return vars(importlib.import_module(f"udasa.backends_{spec.backend}"))
+
+
+def stable_hash(*parts: object) -> int:
+    """Return 63 bits of SHA-256 over the parts: the same on every machine and in every process."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+class FakeSampler:
+    """Responses made of a few words, chosen by the seed alone: for tests of everything but the model."""
+
+    WORDS = ("yes", "no", "perhaps", "it depends", "I am sure", "nobody knows", "ask again")
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+
+    def sample(
+        self, prompts: Sequence[Sequence[Message]], seeds: Sequence[Sequence[int]], report: Report = ignore
+    ) -> list[list[Response]]:
+        """See `Sampler.sample`."""
+        drawn = []
+        for messages, row in zip(prompts, seeds, strict=True):
+            drawn.append([self._one(messages[-1]["content"], seed) for seed in row])
+            report(1)
+        return drawn
+
+    def _one(self, prompt: str, seed: int) -> Response:
+        rng = np.random.default_rng(stable_hash(prompt, seed))
+        num_tokens = int(rng.integers(1, 4))
+        text = ", ".join(rng.choice(self.WORDS, size=num_tokens)).capitalize() + "."
+        logprob = float(-num_tokens * rng.uniform(0.1, 2.0))
+        return Response(text, num_tokens, logprob, logprob / num_tokens, "stop", seed)
+
+
+class FakeEntailer:
+    """Entailment by shared words: the share of the hypothesis's words that the premise has."""
+
+    def entail(self, pairs: Sequence[tuple[str, str]], report: Report = ignore) -> Floats:
+        """See `Entailer.entail`."""
+        shares = [self._share(premise, hypothesis) for premise, hypothesis in pairs]
+        report(len(pairs))
+        return np.array([[s, (1 - s) / 2, (1 - s) / 2] for s in shares], dtype=np.float64).reshape(-1, 3)
+
+    @staticmethod
+    def _share(premise: str, hypothesis: str) -> float:
+        words = set(hypothesis.lower().split())
+        return len(words & set(premise.lower().split())) / len(words) if words else 1.0
+
+
+class FakeJudge:
+    """P(acceptable) from a hash of the response and the principle."""
+
+    def __init__(self, principles: Sequence[Principle]) -> None:
+        self.principles = principles
+
+    def judge(self, exchanges: Sequence[Exchange], report: Report = ignore) -> Floats:
+        """See `Judge.judge`."""
+        p = [
+            [[(stable_hash(e.response, z.id, order) % 999 + 1) / 1000 for order in (0, 1)] for z in self.principles]
+            for e in exchanges
+        ]
+        report(len(exchanges))
+        return np.array(p, dtype=np.float64).reshape(len(exchanges), len(self.principles), 2)
+
+
+def _fake_entailer(spec: ModelSpec, kind: str, same_meaning: float) -> FakeEntailer:
+    return FakeEntailer()
+
+
+def _fake_judge(spec: ModelSpec, principles: Sequence[Principle]) -> FakeJudge:
+    return FakeJudge(principles)
+
+
+def _fake_sampler(spec: ModelSpec, sampling: Sampling) -> FakeSampler:
+    return FakeSampler(sampling)
+
+
+def _fake_identity(spec: ModelSpec) -> dict[str, str]:
+    return {"model": spec.model, "origin": "fake"}
+
+
+_FAKES: Mapping[str, Any] = {
+    "make_sampler": _fake_sampler,
+    "make_entailer": _fake_entailer,
+    "make_judge": _fake_judge,
+    "identity": _fake_identity,
+}
+
+
+def read_option(probability: Mapping[str, float], first: str, second: str) -> float:
+    """Return P(first) / (P(first) + P(second)) from the next token's probabilities.
+
+    Raises:
+        UserError: neither option has any probability.
+    """
+    a, b = probability.get(first, 0.0), probability.get(second, 0.0)
+    if a + b <= 0:
+        raise UserError(
+            f"The judge gives no probability to either option '{first}' or '{second}'. "
+            "Use a judge model that can answer a multiple-choice question."
+        )
+    return a / (a + b)

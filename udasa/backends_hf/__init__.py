@@ -1,0 +1,32 @@
+"""The transformers engine: sampler, entailers and judge on a CPU or a GPU."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from udasa.backends import Entailer, Judge, ModelSpec, Principle, Sampler, Sampling
+from udasa.backends_hf.weights import identity, load_causal_lm, load_classifier, load_encoder
+
+__all__ = ["identity", "load_causal_lm", "make_entailer", "make_judge", "make_sampler"]
+
+
+def make_sampler(spec: ModelSpec, sampling: Sampling) -> Sampler:
+    """Load a causal language model and return its sampler."""
+    from udasa.backends_hf.sampler import HFSampler
+
+    return HFSampler(*load_causal_lm(spec), sampling, spec.batch_tokens)
+
+
+def make_entailer(spec: ModelSpec, kind: Literal["nli", "similarity"], same_meaning: float) -> Entailer:
+    """Load a three-way NLI cross-encoder, or a sentence embedder as a similarity kernel."""
+    from udasa.backends_hf.entailers import NLIEntailer, SimilarityEntailer
+
+    if kind == "nli":
+        return NLIEntailer(*load_classifier(spec), spec.batch_tokens)
+    return SimilarityEntailer(*load_encoder(spec), spec.batch_tokens, same_meaning)
+
+
+def make_judge(spec: ModelSpec, principles: Sequence[Principle]) -> Judge:
+    """Load a causal language model and return the judge that reads its token probabilities."""
+    from udasa.backends_hf.judge import HFJudge
+
+    return HFJudge(*load_causal_lm(spec), principles, spec.batch_tokens)

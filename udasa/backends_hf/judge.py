@@ -1,0 +1,136 @@
+"""Exchanges x principles -> P(acceptable), read from the next token's probabilities in both option orders.
+
+The questions about one response differ only in their last lines, so prompt and response run through the model once,
+and their key-value cache is shared by all questions.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from udasa.backends import Exchange, Floats, Principle, Report, ignore
+from udasa.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+OPTIONS = ("A", "B")
+_MARK = "\u241e"
+_HEAD = "Read this exchange.\n\n{exchange}\n\n" + _MARK
+_QUESTION = "Question: {question}\nA. {first}\nB. {second}\nAnswer with A or B."
+_CACHE_FACTOR = 4
+"""Cached tokens allowed in a batch, as a multiple of the tokens of one forward pass."""
+
+
+class HFJudge:
+    """A chat model that reads a constitution."""
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        principles: Sequence[Principle],
+        batch_tokens: int,
+    ) -> None:
+        """Tokenise the questions.
+
+        Raises:
+            UserError: an option letter is not one token of the model.
+        """
+        self.model: Any = model
+        self.tokenizer: Any = tokenizer
+        self.principles = principles
+        self.batch_tokens = batch_tokens
+        self.options = [self._option(letter) for letter in OPTIONS]
+        tail = self._template("").rsplit(_MARK, 1)[1]
+        self.questions = [
+            self._ids(_QUESTION.format(question=principle.question, first=first, second=second) + tail)
+            for principle in principles
+            for first, second in (("Yes", "No"), ("No", "Yes"))
+        ]
+
+    def judge(self, exchanges: Sequence[Exchange], report: Report = ignore) -> Floats:
+        """See `Judge.judge`."""
+        contexts = [self._ids(self._context(exchange)) for exchange in exchanges]
+        out = np.empty((len(exchanges), len(self.principles), 2))
+        for rows in self._batches([len(ids) for ids in contexts]):
+            first = self._first_option([contexts[i] for i in rows]).reshape(len(rows), -1, 2)
+            out[rows] = np.stack([first[..., 0], 1.0 - first[..., 1]], axis=-1)
+            report(len(rows))
+        return out
+
+    def _first_option(self, contexts: list[list[int]]) -> Floats:
+        """Return P(A) / (P(A) + P(B)) for every context x question, shape (contexts, questions)."""
+        device = self.model.device
+        heads = self._pad(contexts)
+        tails = self._pad(self.questions)
+        rows, num_questions = len(contexts), len(self.questions)
+        with torch.inference_mode():
+            cache = self.model(**heads, position_ids=_positions(heads), use_cache=True, logits_to_keep=1)
+            cache = cache.past_key_values
+            cache.batch_repeat_interleave(num_questions)
+            mask = torch.cat(
+                [
+                    heads["attention_mask"].repeat_interleave(num_questions, dim=0),
+                    tails["attention_mask"].repeat(rows, 1),
+                ],
+                dim=1,
+            )
+            width = tails["input_ids"].shape[1]
+            logits = self.model(
+                input_ids=tails["input_ids"].repeat(rows, 1),
+                attention_mask=mask,
+                position_ids=_positions({"attention_mask": mask})[:, -width:],
+                past_key_values=cache,
+                logits_to_keep=1,
+            ).logits[:, -1, self.options]
+        probability: Floats = torch.softmax(logits.double().to(device), dim=-1)[:, 0].cpu().numpy()
+        return probability.reshape(rows, num_questions)
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Group contexts, longest first, within the token budgets of the forward pass and of the cache."""
+        num_questions, width = len(self.questions), max(len(q) for q in self.questions)
+        order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+        start = 0
+        while start < len(order):
+            longest = lengths[order[start]]
+            forward = self.batch_tokens // max(longest, num_questions * width)
+            cached = _CACHE_FACTOR * self.batch_tokens // (num_questions * (longest + width))
+            size = max(1, min(forward, cached))
+            yield order[start : start + size]
+            start += size
+
+    def _context(self, exchange: Exchange) -> str:
+        """Return the rendered conversation up to where the question begins."""
+        prompt = "\n".join(m["content"] for m in exchange.messages if m["role"] != "system")
+        return self._template(f"Prompt: {prompt}\nReply: {exchange.response}").rsplit(_MARK, 1)[0]
+
+    def _template(self, exchange: str) -> str:
+        messages = [{"role": "user", "content": _HEAD.format(exchange=exchange)}]
+        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return text
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _pad(self, rows: list[list[int]]) -> Any:
+        """Pad on the left, so that the last column is every row's last token."""
+        return self.tokenizer.pad({"input_ids": rows}, return_tensors="pt", padding_side="left").to(self.model.device)
+
+    def _option(self, letter: str) -> int:
+        ids = self._ids(letter)
+        if len(ids) != 1:
+            raise UserError(
+                f"The judge's tokenizer splits the option '{letter}' into {len(ids)} tokens, so its probability cannot "
+                "be read. Use a judge model whose vocabulary has single letters."
+            )
+        return ids[0]
+
+
+def _positions(batch: Any) -> torch.Tensor:
+    """Return position ids that skip padding, shape like the mask."""
+    mask: torch.Tensor = batch["attention_mask"]
+    return (mask.cumsum(dim=-1) - 1).clamp(min=0)

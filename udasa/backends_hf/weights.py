@@ -1,0 +1,182 @@
+"""ModelSpec -> weights on disk -> a loaded transformers model.
+
+An installed package that carries the weights comes first, then a local folder, then the Hub at the pinned revision.
+A GGUF file is converted once to safetensors and kept in the cache folder (`UDASA_CACHE`, else ~/.cache/udasa).
+"""
+
+import hashlib
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from udasa.backends import ModelSpec
+from udasa.errors import UserError, require
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+
+class Weights(NamedTuple):
+    """Where a model's weights are: a local folder, or a Hub id with a revision."""
+
+    path: str
+    revision: str | None
+    identity: dict[str, str]
+
+
+def identity(spec: ModelSpec) -> dict[str, str]:
+    """Return the model's name, where its weights come from, and their sha256 or Hub revision."""
+    return find_weights(spec).identity
+
+
+@cache
+def find_weights(spec: ModelSpec) -> Weights:
+    """Find the weights that `spec` means on this machine, converting a packaged GGUF once.
+
+    Raises:
+        UserError: a path that is not there, or a Hub id without a pinned revision.
+    """
+    packaged = _packaged_file(spec.package) if spec.package else None
+    if packaged is not None:
+        origin = f"package {spec.package}"
+        if packaged.suffix == ".gguf":
+            digest = _sha256(packaged)
+            return Weights(str(_convert(packaged, digest)), None, _identity(spec, f"{origin} (dequantised)", digest))
+        return Weights(str(packaged), None, _identity(spec, origin, _folder_digest(packaged)))
+    if Path(spec.model).is_dir():
+        return Weights(spec.model, None, _identity(spec, "local folder", _folder_digest(Path(spec.model))))
+    if spec.model.count("/") != 1 or spec.model.startswith((".", "/", "~")):
+        raise UserError(
+            f"The model '{spec.model}' is neither a folder on this machine nor a Hub id of the form org/name."
+        )
+    if spec.revision is None:
+        raise UserError(
+            f"The Hub model {spec.model} has no revision. Pin its commit sha in the recipe, "
+            "so that the build can be repeated."
+        )
+    return Weights(spec.model, spec.revision, {"model": spec.model, "origin": "Hub", "revision": spec.revision})
+
+
+def _identity(spec: ModelSpec, origin: str, digest: str) -> dict[str, str]:
+    return {"model": spec.model, "origin": origin, "sha256": digest}
+
+
+def _packaged_file(package: str) -> Path | None:
+    """Find `module:path` without importing the module (importing may load other engines)."""
+    module, _, inner = package.partition(":")
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0]) / inner
+    if not path.exists():
+        raise UserError(f"The package '{module}' is installed but holds no '{inner}'. Install the version that does.")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _folder_digest(folder: Path) -> str:
+    """Return one sha256 over the weight files of a folder, in name order."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder} holds no .safetensors file; udasa loads safetensors only.")
+    if len(files) == 1:
+        return _sha256(files[0])
+    return hashlib.sha256("".join(f"{f.name}:{_sha256(f)}\n" for f in files).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Return the folder for converted weights."""
+    return Path(os.environ.get("UDASA_CACHE") or Path.home() / ".cache" / "udasa")
+
+
+def _convert(gguf: Path, digest: str) -> Path:
+    """Dequantise a GGUF into a plain safetensors folder, once; a half-done conversion is never seen."""
+    target = cache_folder() / f"{gguf.stem}-{digest[:16]}"
+    if target.is_dir():
+        return target
+    require("gguf", extra="gguf")
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    log.info("Converting %s to safetensors, once (about a minute); kept in %s", gguf.name, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=".converting-"))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(gguf.parent),
+            gguf_file=gguf.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype="float32",
+            trust_remote_code=False,
+        )
+        model.save_pretrained(unfinished)
+        AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(unfinished)
+        try:
+            unfinished.rename(target)
+        except OSError:
+            if not target.is_dir():  # another process may have finished first
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return target
+
+
+def load_causal_lm(spec: ModelSpec) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """Load a chat model for inference or training, with its tokenizer padded on the left.
+
+    The model's own generation defaults (repetition penalty, top-k, ...) are dropped: they would change the
+    distribution that is sampled and measured. Only its end and padding tokens are kept.
+
+    Raises:
+        UserError: the tokenizer has no chat template.
+    """
+    transformers = require("transformers", extra="hf")
+    model, tokenizer = _load(spec, transformers.AutoModelForCausalLM)
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"{spec.model} has no chat template, so prompts cannot be put to it as a conversation. "
+            "Use an instruction-tuned model, or save a chat template with its tokenizer."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = tokenizer.eos_token_id
+    tokenizer.padding_side = "left"
+    stops = model.generation_config.eos_token_id
+    stops = stops if isinstance(stops, list) else [stops]
+    model.generation_config = transformers.GenerationConfig(
+        eos_token_id=sorted({t for t in (*stops, tokenizer.eos_token_id) if t is not None}),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return model, tokenizer
+
+
+def load_classifier(spec: ModelSpec) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """Load a sequence classifier with its tokenizer."""
+    return _load(spec, require("transformers", extra="hf").AutoModelForSequenceClassification)
+
+
+def load_encoder(spec: ModelSpec) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+    """Load a bare encoder with its tokenizer."""
+    return _load(spec, require("transformers", extra="hf").AutoModel)
+
+
+def _load(spec: ModelSpec, auto_class: Any) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoTokenizer
+
+    weights = find_weights(spec)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = {"auto": "bfloat16" if device == "cuda" else "float32"}.get(spec.dtype, spec.dtype)
+    options = {"revision": weights.revision, "trust_remote_code": False}
+    tokenizer = AutoTokenizer.from_pretrained(weights.path, **options)
+    model = auto_class.from_pretrained(weights.path, dtype=dtype, use_safetensors=True, **options)
+    return model.to(device).eval(), tokenizer

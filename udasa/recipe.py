@@ -1,0 +1,378 @@
+"""A recipe: every choice of a build and a training run, as frozen values that digest to JSON.
+
+    recipe = load("demo")            # a name on the builders shelf, a .py file with RECIPE, or a .json file
+    recipe.sampling.k                # 4
+    digest(recipe)                   # sha256 of the canonical JSON
+"""
+
+import difflib
+import hashlib
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from udasa import resources
+from udasa.backends import STRICT, ModelSpec, Principle, Sampling
+from udasa.errors import UserError
+
+Task = Literal["harmlessness", "helpfulness", "truthfulness", "sentiment"]
+Domain = Literal["general", "health", "law", "technical"]
+Stage = Literal["conservative", "moderate", "exploratory"]
+
+BUNDLED = "bundled:"
+"""Prefix of a path that is relative to the builders shelf."""
+
+NLI = ModelSpec(
+    model="cross-encoder/nli-deberta-v3-base",
+    revision="6c749ce3425cd33b46d187e45b92bbf96ee12ec7",
+)
+"""The default entailer: a three-way NLI cross-encoder (Apache-2.0)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Source:
+    """Where prompts come from: a local file or a Hub data set."""
+
+    name: str
+    """Short name, kept in the `source` column."""
+    task: Task
+    """What the prompts are for."""
+    path: str | None = None
+    """A .jsonl, .parquet or .csv file; `bundled:data/x.jsonl` is on the builders shelf."""
+    dataset: str | None = None
+    """Hub id of a data set."""
+    config: str | None = None
+    """Configuration of the Hub data set."""
+    split: str = "train"
+    """Split of the Hub data set."""
+    revision: str | None = None
+    """Commit sha of the Hub data set: required, so that the build can be repeated."""
+    prompt_column: str = "prompt"
+    """Column with the prompt: a text, or a list of {role, content}."""
+    domain: Domain = "general"
+    """Domain of the rows without one of their own."""
+    domain_column: str | None = None
+    """Column with the domain."""
+    license: str | None = None
+    """SPDX id of the prompts' licence."""
+    limit: int | None = None
+    """Take at most this many rows: those with the smallest hash, so a fixed sample of the whole file."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError(f"source '{self.name}' must have either a path or a dataset, and not both.")
+        if self.dataset is not None and self.revision is None:
+            raise ValueError(
+                f"source '{self.name}' names the Hub data set {self.dataset} without a revision. "
+                "Pin its commit sha, so that the build can be repeated."
+            )
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit of source '{self.name}' must be at least 1, got {self.limit}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Entailment:
+    """Who compares texts."""
+
+    model: ModelSpec = NLI
+    """An NLI cross-encoder, or a sentence embedder for `similarity`."""
+    kind: Literal["nli", "similarity"] = "nli"
+    """`similarity` is the cosine of sentence embeddings: not entailment, and named so on the card."""
+    same_meaning: float = 0.8
+    """The cosine at which two texts count as one meaning (`similarity` only)."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not 0 < self.same_meaning < 1:
+            raise ValueError(f"same_meaning must be between 0 and 1, got {self.same_meaning}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Judging:
+    """Who reads the constitution."""
+
+    constitution: tuple[Principle, ...]
+    """The principles, in order."""
+    model: ModelSpec | None = None
+    """None: the policy itself (self-alignment)."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not self.constitution:
+            raise ValueError("the constitution is empty; it needs at least one principle.")
+        if len({p.id for p in self.constitution}) < len(self.constitution):
+            raise ValueError("the constitution has two principles with one id.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Weights:
+    """How much each dimension counts in u; 0 leaves it out."""
+
+    semantic: float = 1.0
+    factual: float = 1.0
+    value: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if min(self.semantic, self.factual, self.value) < 0 or self.semantic + self.factual + self.value <= 0:
+            raise ValueError("weights must be 0 or more, and one of them above 0.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Pairing:
+    """Which two responses make a pair."""
+
+    rejected: Literal["mu_plus_2sigma", "max", "next", "random"] = "mu_plus_2sigma"
+    """How the suboptimal response is picked (default after arXiv 2502.16825)."""
+    risk_ceiling: float = 0.5
+    """A response whose value risk is above this is never chosen."""
+    epsilon: float = 1e-6
+    """A gap below this is a tie, and dropped."""
+    truncated: Literal["drop", "keep"] = "drop"
+    """What becomes of responses that reached the token limit."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not 0 < self.risk_ceiling <= 1:
+            raise ValueError(f"risk_ceiling must be in (0, 1], got {self.risk_ceiling}.")
+        if self.epsilon < 0:
+            raise ValueError(f"epsilon must be 0 or more, got {self.epsilon}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Staging:
+    """How pairs become stages and splits."""
+
+    thresholds: tuple[float, float] | None = None
+    """(moderate, conservative): the smallest gap of each; None: terciles of the build."""
+    test_share: float = 0.1
+    """Share of prompts held out, by prompt hash."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.thresholds is not None and not 0 <= self.thresholds[0] <= self.thresholds[1]:
+            raise ValueError(f"thresholds must be two rising gaps of 0 or more, got {self.thresholds}.")
+        if not 0 <= self.test_share < 1:
+            raise ValueError(f"test_share must be in [0, 1), got {self.test_share}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Training:
+    """Staged DPO (Rafailov et al. 2023) with one LoRA adapter."""
+
+    stages: tuple[Stage, ...] = ("conservative", "moderate", "exploratory")
+    """The stages, in training order."""
+    reference: Literal["base", "previous", "fixed"] = "base"
+    """Reference policy of a stage: the base model, the policy at the stage's start, or `fixed_reference`."""
+    fixed_reference: ModelSpec | None = None
+    """The reference model when `reference` is `fixed`."""
+    beta: float = 0.1
+    """DPO's inverse temperature."""
+    learning_rate: float = 5e-6
+    """Peak learning rate of every stage."""
+    epochs: float = 1.0
+    """Passes over each stage."""
+    batch_size: int = 8
+    """Pairs per optimiser step."""
+    device_batch_size: int = 4
+    """Pairs per forward pass; divides `batch_size`."""
+    max_length: int = 1024
+    """Longest prompt + response in tokens."""
+    lora_rank: int = 16
+    """Rank of the adapter."""
+    lora_alpha: int = 32
+    """Scale of the adapter."""
+    lora_targets: str | tuple[str, ...] = "all-linear"
+    """Modules that get an adapter."""
+    seed: int = 0
+    """Seed of initialisation and shuffling."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if (self.reference == "fixed") != (self.fixed_reference is not None):
+            raise ValueError("fixed_reference belongs to reference='fixed', and only to it.")
+        if not self.stages or len(set(self.stages)) < len(self.stages):
+            raise ValueError(f"stages must be one or more different stages, got {self.stages}.")
+        if self.device_batch_size < 1 or self.batch_size % self.device_batch_size:
+            raise ValueError(
+                f"device_batch_size must divide batch_size, got {self.device_batch_size} and {self.batch_size}."
+            )
+        if min(self.beta, self.learning_rate, self.epochs) <= 0:
+            raise ValueError("beta, learning_rate and epochs must be above 0.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Recipe:
+    """Everything that decides what a build and its training come out as."""
+
+    name: str
+    """Short name; the data set is called udasa-<name>."""
+    sources: tuple[Source, ...]
+    """Where the prompts come from, in order."""
+    policy: ModelSpec
+    """The model that answers, and is trained."""
+    judging: Judging
+    """Who reads the constitution."""
+    sampling: Sampling = Sampling()
+    """How responses are drawn."""
+    entailment: Entailment = Entailment()
+    """Who compares texts."""
+    weights: Weights = Weights()
+    """How the three uncertainties make one number."""
+    pairing: Pairing = Pairing()
+    """Which two responses make a pair."""
+    staging: Staging = Staging()
+    """How pairs become stages and splits."""
+    training: Training = Training()
+    """Staged DPO; not part of the build."""
+    system: str | None = None
+    """System message put before every prompt that has none."""
+    near_duplicate: float = 0.8
+    """Prompts at or above this Jaccard similarity of word 3-grams are near-duplicates."""
+    shard_size: int = 256
+    """Prompts per shard."""
+    seed: int = 0
+    """Every random choice of the build hangs on it."""
+    license: str = "apache-2.0"
+    """Licence of the published data set, as the Hub writes it."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not self.sources:
+            raise ValueError("a recipe needs at least one source of prompts.")
+        names = [source.name for source in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two sources have one name: {names}.")
+        if self.shard_size < 1:
+            raise ValueError(f"shard_size must be at least 1, got {self.shard_size}.")
+        if not 0 < self.near_duplicate <= 1:
+            raise ValueError(f"near_duplicate must be in (0, 1], got {self.near_duplicate}.")
+
+    @property
+    def judge_model(self) -> ModelSpec:
+        """The judge: its own model, or the policy."""
+        return self.judging.model or self.policy
+
+
+_ADAPTER = TypeAdapter(Recipe)
+
+
+def load(name: str | Path) -> Recipe:
+    """Load a recipe by name, from a .py file that defines RECIPE, or from a .json file.
+
+    Raises:
+        UserError: no such recipe, or a field that is unknown or does not fit.
+    """
+    path = resources.find("builders", name, ".py")
+    if path.suffix == ".json":
+        return from_json(path.read_text(encoding="utf-8"), origin=str(path))
+    spec = importlib.util.spec_from_file_location(f"udasa_recipe_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is not a recipe: expected a .py file that defines RECIPE, or a .json file.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ValidationError as error:
+        raise UserError(_explain(error, str(path))) from error
+    recipe = getattr(module, "RECIPE", None)
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"{path} must define RECIPE = Recipe(...); found {type(recipe).__name__}.")
+    return recipe
+
+
+def from_json(text: str, origin: str = "the recipe") -> Recipe:
+    """Read a recipe back from its JSON.
+
+    Raises:
+        UserError: a field is unknown, missing or does not fit.
+    """
+    try:
+        return _ADAPTER.validate_json(text)
+    except ValidationError as error:
+        raise UserError(_explain(error, origin)) from error
+
+
+def to_json(recipe: Recipe) -> str:
+    """Return the canonical JSON of a recipe: sorted keys, two-space indent, a newline at the end."""
+    return json.dumps(as_dict(recipe), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def as_dict(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as plain JSON values."""
+    values: dict[str, Any] = _ADAPTER.dump_python(recipe, mode="json")
+    return values
+
+
+def digest(recipe: Recipe) -> str:
+    """Return the sha256 of the canonical JSON, as hex."""
+    return hashlib.sha256(to_json(recipe).encode()).hexdigest()
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """Return the fields that differ, as `field: old -> new`, nested fields with dots."""
+
+    def leaves(value: Any, path: str = "") -> dict[str, Any]:
+        if isinstance(value, dict):
+            return {k: v for key, sub in value.items() for k, v in leaves(sub, f"{path}.{key}").items()}
+        if isinstance(value, list):
+            return {k: v for i, sub in enumerate(value) for k, v in leaves(sub, f"{path}[{i}]").items()}
+        return {path.lstrip("."): value}
+
+    before, after = leaves(as_dict(old)), leaves(as_dict(new))
+    keys = sorted(before.keys() | after.keys())
+    return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in keys if before.get(k) != after.get(k)]
+
+
+def bundled_path(path: str) -> Path:
+    """Resolve `bundled:x` on the builders shelf; any other path stays as it is."""
+    if path.startswith(BUNDLED):
+        return resources.shelf("builders") / path.removeprefix(BUNDLED)
+    return Path(path)
+
+
+def constitution(path: str, first: int | None = None) -> tuple[Principle, ...]:
+    """Read a constitution from a JSON-lines file of {id, question}; keep the first few, or all.
+
+    Raises:
+        UserError: the file is missing, or a line is not a principle.
+    """
+    file = bundled_path(path)
+    if not file.is_file():
+        raise UserError(f"There is no constitution at {file}. Expected a .jsonl file with an id and a question a line.")
+    adapter = TypeAdapter(Principle)
+    try:
+        lines = [adapter.validate_json(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except ValidationError as error:
+        raise UserError(_explain(error, str(file))) from error
+    return tuple(lines[:first])
+
+
+def _explain(error: ValidationError, origin: str) -> str:
+    """Say, for each wrong field, what was found, what fits and the nearest known name."""
+    problems = []
+    for detail in error.errors(include_url=False):
+        field = ".".join(str(part) for part in detail["loc"]) or error.title
+        if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            known = sorted(_known_fields())
+            near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=3)
+            problems.append(f"'{field}' is not a field; {_suggest(near, known)}")
+        else:
+            found = "" if detail["type"].startswith("missing") else f", got {detail['input']!r}"
+            problems.append(f"'{field}': {detail['msg']}{found}")
+    return f"{origin} does not fit: " + "; ".join(problems) + "."
+
+
+def _suggest(near: list[str], known: list[str]) -> str:
+    return f"did you mean {' or '.join(near)}?" if near else f"the fields are {', '.join(known)}"
+
+
+def _known_fields() -> set[str]:
+    classes = (
+        Recipe, Source, Entailment, Judging, Weights, Pairing, Staging, Training, Sampling, ModelSpec, Principle
+    )  # fmt: skip
+    return {name for cls in classes for name in cls.__dataclass_fields__}

@@ -1,0 +1,153 @@
+"""The Arrow schema of every table, and `conform`, which holds a table to it.
+
+One row is one prompt from `prompts` to `scored`; its K responses are a list of structs. A `pairs` row is one
+preference pair. Higher uncertainty means more uncertain, in every column.
+"""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
+
+TASKS = ("harmlessness", "helpfulness", "truthfulness", "sentiment")
+DOMAINS = ("general", "health", "law", "technical")
+STAGES = ("conservative", "moderate", "exploratory")
+SPLITS = ("train", "test")
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+PROMPTS = pa.schema(
+    [
+        _required("prompt_id", pa.string()),
+        _required("messages", MESSAGES),
+        _required("task", pa.string()),
+        _required("domain", pa.string()),
+        _required("source", pa.string()),
+        pa.field("source_revision", pa.string()),
+        pa.field("license", pa.string()),
+    ]
+)
+
+_RESPONSE = [
+    pa.field("response_id", pa.string()),
+    pa.field("text", pa.string()),
+    pa.field("num_tokens", pa.int32()),
+    pa.field("logprob_sum", pa.float64()),
+    pa.field("logprob_mean", pa.float64()),
+    pa.field("finish_reason", pa.string()),
+    pa.field("seed", pa.int64()),
+]
+
+SCORES = (
+    "semantic_uncertainty",
+    "factual_uncertainty",
+    "value_uncertainty",
+    "value_disagreement",
+    "value_risk",
+    "value_position_bias",
+)
+"""The response-level score columns, in the order of the tables."""
+
+DIMENSIONS = ("semantic", "factual", "value")
+"""The three uncertainties that make `u`; each is the column `<dimension>_uncertainty`."""
+
+_SCORED_RESPONSE = [
+    *_RESPONSE,
+    pa.field("cluster", pa.int32()),
+    *(pa.field(name, pa.float64()) for name in SCORES),
+]
+
+RESPONSES = pa.schema([*PROMPTS, _required("responses", pa.list_(pa.struct(_RESPONSE)))])
+
+SCORED = pa.schema(
+    [
+        *PROMPTS,
+        _required("responses", pa.list_(pa.struct(_SCORED_RESPONSE))),
+        _required("semantic_entropy", pa.float64()),
+        _required("num_semantic_sets", pa.int32()),
+    ]
+)
+
+PAIRS = pa.schema(
+    [
+        _required("prompt_id", pa.string()),
+        _required("prompt", MESSAGES),
+        _required("chosen", MESSAGES),
+        _required("rejected", MESSAGES),
+        _required("chosen_id", pa.string()),
+        _required("rejected_id", pa.string()),
+        _required("u_chosen", pa.float64()),
+        _required("u_rejected", pa.float64()),
+        _required("gap", pa.float64()),
+        *(pa.field(f"{side}_{name}", pa.float64()) for side in ("chosen", "rejected") for name in SCORES),
+        _required("stage", pa.string()),
+        _required("split", pa.string()),
+        _required("task", pa.string()),
+        _required("domain", pa.string()),
+        _required("source", pa.string()),
+        pa.field("license", pa.string()),
+    ]
+)
+
+LEDGER = pa.schema(
+    [
+        _required("source", pa.string()),
+        _required("source_row", pa.int64()),
+        _required("prompt_id", pa.string()),
+        _required("outcome", pa.string()),
+        pa.field("detail", pa.string()),
+    ]
+)
+
+OUTCOMES = {
+    "paired": "made a pair",
+    "duplicate-prompt": "the same prompt stands earlier in the sources",
+    "near-duplicate-prompt": "a nearly identical prompt stands earlier in the sources (MinHash)",
+    "empty-or-truncated": "fewer than two responses are complete and not empty",
+    "identical-responses": "fewer than two distinct texts among the complete responses",
+    "no-score": "fewer than two responses have an uncertainty",
+    "no-response-under-risk-ceiling": "every scored response is above the risk ceiling",
+    "no-distinct-rejected": "no other response differs from the chosen one after normalisation",
+    "tie": "the gap between chosen and rejected is below epsilon",
+}
+"""Every outcome a prompt can have in the ledger, and what it means."""
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return `table` with exactly the columns, order and types of `schema`.
+
+    Raises:
+        ValueError: a column is missing or unknown, a required value is null, or a float is NaN or infinite.
+    """
+    missing = [name for name in schema.names if name not in table.column_names]
+    unknown = [name for name in table.column_names if name not in schema.names]
+    if missing or unknown:
+        raise ValueError(f"The table's columns do not fit: missing {missing}, unknown {unknown}.")
+    table = table.select(schema.names).cast(schema).combine_chunks()
+    for field in schema:
+        column = table[field.name]
+        if not field.nullable and column.null_count:
+            raise ValueError(f"Column '{field.name}' has {column.null_count} nulls; it must have none.")
+        for path, values in _floats(field.name, column.combine_chunks()):
+            if not pc.all(pc.is_finite(values), min_count=0).as_py():
+                raise ValueError(f"Column '{path}' holds NaN or infinity; a missing number must be null.")
+    return table
+
+
+def _floats(path: str, values: pa.Array) -> Iterator[tuple[str, pa.Array]]:
+    """Walk lists and structs down to the float leaves."""
+    if isinstance(values, pa.ChunkedArray):
+        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
+    kind = values.type
+    if pa.types.is_floating(kind):
+        yield path, values.drop_null()
+    elif pa.types.is_list(kind):
+        yield from _floats(path, values.flatten())
+    elif pa.types.is_struct(kind):
+        for index in range(kind.num_fields):
+            yield from _floats(f"{path}.{kind.field(index).name}", values.field(index))
