@@ -1,7 +1,7 @@
 """What a model must do for udasa: `Sampler`, `Entailer`, `Judge`; how one is named; and deterministic fakes for tests.
 
-    sampler.sample([[{"role": "user", "content": "Hi"}]], seeds=[[7, 8]])
-    -> [[Response(text="Hello!", num_tokens=2, ...), Response(text="Hi there.", ...)]]
+sampler.sample([[{"role": "user", "content": "Hi"}]], seeds=[[7, 8]])
+-> [[Response(text="Hello!", num_tokens=2, ...), Response(text="Hi there.", ...)]]
 """
 
 import hashlib
@@ -29,6 +29,15 @@ class Message(TypedDict):
 
     role: str
     content: str
+
+
+class Identity(TypedDict):
+    """Which weights were really loaded: a Hub revision, or the sha256 of local or packaged files."""
+
+    model: str
+    revision: str | None
+    origin: str
+    sha256: str | None
 
 
 class Response(NamedTuple):
@@ -156,9 +165,9 @@ def make_judge(spec: ModelSpec, principles: Sequence[Principle]) -> Judge:
     return judge
 
 
-def identity(spec: ModelSpec) -> dict[str, str]:
-    """Say which weights `spec` means on this machine: where they come from and their digest or revision."""
-    found: dict[str, str] = _engine(spec)["identity"](spec)
+def identity(spec: ModelSpec) -> Identity:
+    """Say which weights `spec` means on this machine."""
+    found: Identity = _engine(spec)["identity"](spec)
     return found
 
 
@@ -243,8 +252,8 @@ def _fake_sampler(spec: ModelSpec, sampling: Sampling) -> FakeSampler:
     return FakeSampler(sampling)
 
 
-def _fake_identity(spec: ModelSpec) -> dict[str, str]:
-    return {"model": spec.model, "origin": "fake"}
+def _fake_identity(spec: ModelSpec) -> Identity:
+    return Identity(model=spec.model, revision=None, origin="fake", sha256=None)
 
 
 _FAKES: Mapping[str, Any] = {
@@ -253,6 +262,31 @@ _FAKES: Mapping[str, Any] = {
     "make_judge": _fake_judge,
     "identity": _fake_identity,
 }
+
+
+OPTIONS = ("A", "B")
+"""The letters a judge answers with."""
+
+
+def judge_context(exchange: Exchange) -> str:
+    """Return what a judge reads before the question: the prompt without system turns, and the reply."""
+    prompt = "\n".join(m["content"] for m in exchange.messages if m["role"] != "system")
+    return f"Read this exchange.\n\nPrompt: {prompt}\nReply: {exchange.response}\n\n"
+
+
+def judge_questions(principles: Sequence[Principle]) -> list[str]:
+    """Return two questions a principle: the acceptable option named first, then named second."""
+    return [
+        f"Question: {principle.question}\nA. {first}\nB. {second}\nAnswer with A or B."
+        for principle in principles
+        for first, second in (("Yes", "No"), ("No", "Yes"))
+    ]
+
+
+def acceptable(first_option: Floats) -> Floats:
+    """Turn P(A) of `judge_questions`, shape (n, 2 x principles), into P(acceptable), shape (n, principles, 2)."""
+    first = first_option.reshape(len(first_option), -1, 2)
+    return np.stack([first[..., 0], 1.0 - first[..., 1]], axis=-1)
 
 
 def read_option(probability: Mapping[str, float], first: str, second: str) -> float:

@@ -28,6 +28,7 @@ PROMPTS = pa.schema(
         _required("task", pa.string()),
         _required("domain", pa.string()),
         _required("source", pa.string()),
+        _required("source_row", pa.int64()),
         pa.field("source_revision", pa.string()),
         pa.field("license", pa.string()),
     ]
@@ -112,7 +113,7 @@ OUTCOMES = {
     "identical-responses": "fewer than two distinct texts among the complete responses",
     "no-score": "fewer than two responses have an uncertainty",
     "no-response-under-risk-ceiling": "every scored response is above the risk ceiling",
-    "no-distinct-rejected": "no other response differs from the chosen one after normalisation",
+    "no-suboptimal-response": "no response with another text is at least as uncertain as the chosen one",
     "tie": "the gap between chosen and rejected is below epsilon",
 }
 """Every outcome a prompt can have in the ledger, and what it means."""

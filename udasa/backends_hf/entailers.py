@@ -18,9 +18,7 @@ LABELS = ("entail", "neutral", "contra")
 class NLIEntailer:
     """A three-way NLI cross-encoder; which logit is which is read from its config."""
 
-    def __init__(
-        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch_tokens: int
-    ) -> None:
+    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch_tokens: int) -> None:
         """Check the labels.
 
         Raises:
@@ -29,7 +27,7 @@ class NLIEntailer:
         self.model: Any = model
         self.tokenizer: Any = tokenizer
         self.batch_tokens = batch_tokens
-        self.columns = _label_columns(model.config.id2label or {}, model.config.name_or_path)
+        self.columns = _label_columns(dict(model.config.id2label or {}), str(model.config.name_or_path))
 
     def entail(self, pairs: Sequence[tuple[str, str]], report: Report = ignore) -> Floats:
         """See `Entailer.entail`."""
@@ -47,7 +45,7 @@ class NLIEntailer:
         return out
 
 
-def _label_columns(id2label: dict[int, str], name: str) -> list[int]:
+def _label_columns(id2label: dict[Any, str], name: str) -> list[int]:
     """Return the logit columns of entailment, neutral and contradiction."""
     columns = [[i for i, label in id2label.items() if stem in label.lower()] for stem in LABELS]
     if len(id2label) != 3 or any(len(found) != 1 for found in columns):
@@ -100,7 +98,8 @@ class SimilarityEntailer:
                 states = self.model(**batch).last_hidden_state.double()
             mask = batch["attention_mask"][..., None].double()
             out[rows] = ((states * mask).sum(1) / mask.sum(1)).cpu().numpy()
-        return out / np.linalg.norm(out, axis=1, keepdims=True)
+        unit: Floats = out / np.linalg.norm(out, axis=1, keepdims=True)
+        return unit
 
 
 def _context(model: Any, tokenizer: Any) -> int:

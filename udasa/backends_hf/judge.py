@@ -10,16 +10,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from udasa.backends import Exchange, Floats, Principle, Report, ignore
+from udasa.backends import (
+    OPTIONS,
+    Exchange,
+    Floats,
+    Principle,
+    Report,
+    acceptable,
+    ignore,
+    judge_context,
+    judge_questions,
+)
 from udasa.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-OPTIONS = ("A", "B")
 _MARK = "\u241e"
-_HEAD = "Read this exchange.\n\n{exchange}\n\n" + _MARK
-_QUESTION = "Question: {question}\nA. {first}\nB. {second}\nAnswer with A or B."
+"""Stands where the question goes, to find the place in the rendered template."""
 _CACHE_FACTOR = 4
 """Cached tokens allowed in a batch, as a multiple of the tokens of one forward pass."""
 
@@ -41,25 +49,19 @@ class HFJudge:
         """
         self.model: Any = model
         self.tokenizer: Any = tokenizer
-        self.principles = principles
         self.batch_tokens = batch_tokens
         self.options = [self._option(letter) for letter in OPTIONS]
-        tail = self._template("").rsplit(_MARK, 1)[1]
-        self.questions = [
-            self._ids(_QUESTION.format(question=principle.question, first=first, second=second) + tail)
-            for principle in principles
-            for first, second in (("Yes", "No"), ("No", "Yes"))
-        ]
+        tail = self._template("")[1]
+        self.questions = [self._ids(question + tail) for question in judge_questions(principles)]
 
     def judge(self, exchanges: Sequence[Exchange], report: Report = ignore) -> Floats:
         """See `Judge.judge`."""
-        contexts = [self._ids(self._context(exchange)) for exchange in exchanges]
-        out = np.empty((len(exchanges), len(self.principles), 2))
+        contexts = [self._ids(self._template(judge_context(exchange))[0]) for exchange in exchanges]
+        first = np.empty((len(exchanges), len(self.questions)))
         for rows in self._batches([len(ids) for ids in contexts]):
-            first = self._first_option([contexts[i] for i in rows]).reshape(len(rows), -1, 2)
-            out[rows] = np.stack([first[..., 0], 1.0 - first[..., 1]], axis=-1)
+            first[rows] = self._first_option([contexts[i] for i in rows])
             report(len(rows))
-        return out
+        return acceptable(first)
 
     def _first_option(self, contexts: list[list[int]]) -> Floats:
         """Return P(A) / (P(A) + P(B)) for every context x question, shape (contexts, questions)."""
@@ -102,15 +104,12 @@ class HFJudge:
             yield order[start : start + size]
             start += size
 
-    def _context(self, exchange: Exchange) -> str:
-        """Return the rendered conversation up to where the question begins."""
-        prompt = "\n".join(m["content"] for m in exchange.messages if m["role"] != "system")
-        return self._template(f"Prompt: {prompt}\nReply: {exchange.response}").rsplit(_MARK, 1)[0]
-
-    def _template(self, exchange: str) -> str:
-        messages = [{"role": "user", "content": _HEAD.format(exchange=exchange)}]
+    def _template(self, context: str) -> tuple[str, str]:
+        """Return the rendered conversation before and after the place of the question."""
+        messages = [{"role": "user", "content": context + _MARK}]
         text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return text
+        head, _, tail = text.rpartition(_MARK)
+        return head, tail
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from udasa.backends import ModelSpec
+from udasa.backends import Identity, ModelSpec
 from udasa.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ class Weights(NamedTuple):
 
     path: str
     revision: str | None
-    identity: dict[str, str]
+    identity: Identity
 
 
-def identity(spec: ModelSpec) -> dict[str, str]:
+def identity(spec: ModelSpec) -> Identity:
     """Return the model's name, where its weights come from, and their sha256 or Hub revision."""
     return find_weights(spec).identity
 
@@ -61,11 +61,13 @@ def find_weights(spec: ModelSpec) -> Weights:
             f"The Hub model {spec.model} has no revision. Pin its commit sha in the recipe, "
             "so that the build can be repeated."
         )
-    return Weights(spec.model, spec.revision, {"model": spec.model, "origin": "Hub", "revision": spec.revision})
+    return Weights(
+        spec.model, spec.revision, Identity(model=spec.model, revision=spec.revision, origin="Hub", sha256=None)
+    )
 
 
-def _identity(spec: ModelSpec, origin: str, digest: str) -> dict[str, str]:
-    return {"model": spec.model, "origin": origin, "sha256": digest}
+def _identity(spec: ModelSpec, origin: str, digest: str) -> Identity:
+    return Identity(model=spec.model, revision=None, origin=origin, sha256=digest)
 
 
 def _packaged_file(package: str) -> Path | None:

@@ -1,0 +1,139 @@
+"""The vLLM engine, for a GPU: sampler and judge on `LLM.chat` with prefix caching.
+
+Log-probabilities are those of the model at temperature 1 (`logprobs_mode="raw_logprobs"`), and the model's own
+generation defaults are off (`generation_config="vllm"`), as in the transformers engine. The K requests of a prompt
+share its prefill through the prefix cache.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+
+from udasa.backends import (
+    OPTIONS,
+    Exchange,
+    Floats,
+    Identity,
+    Judge,
+    Message,
+    ModelSpec,
+    Principle,
+    Report,
+    Response,
+    Sampler,
+    Sampling,
+    acceptable,
+    ignore,
+    judge_context,
+    judge_questions,
+    read_option,
+)
+from udasa.errors import UserError, require
+
+_TOP = 20
+"""Next-token candidates in which the judge's options are looked for."""
+
+
+def make_sampler(spec: ModelSpec, sampling: Sampling) -> Sampler:
+    """Start the engine and return its sampler."""
+    return VLLMSampler(_engine(spec), sampling)
+
+
+def make_judge(spec: ModelSpec, principles: Sequence[Principle]) -> Judge:
+    """Start the engine and return its judge."""
+    return VLLMJudge(_engine(spec), principles)
+
+
+def make_entailer(spec: ModelSpec, kind: Literal["nli", "similarity"], same_meaning: float) -> NoReturn:
+    """Refuse: encoders run on transformers."""
+    raise UserError(f"The entailer {spec.model} cannot run on the backend 'vllm'; set its backend to 'hf'.")
+
+
+def identity(spec: ModelSpec) -> Identity:
+    """Return the model's name and revision."""
+    origin = "local folder" if Path(spec.model).is_dir() else "Hub"
+    return Identity(model=spec.model, revision=spec.revision, origin=origin, sha256=None)
+
+
+def _engine(spec: ModelSpec) -> Any:
+    return require("vllm", extra="vllm").LLM(
+        model=spec.model,
+        revision=spec.revision,
+        dtype=spec.dtype,
+        trust_remote_code=False,
+        enable_prefix_caching=True,
+        generation_config="vllm",
+        logprobs_mode="raw_logprobs",
+        max_logprobs=_TOP,
+    )
+
+
+class VLLMSampler:
+    """Samples K responses a prompt, each with its own seed."""
+
+    def __init__(self, llm: Any, sampling: Sampling) -> None:
+        self.llm = llm
+        self.sampling = sampling
+
+    def sample(
+        self, prompts: Sequence[Sequence[Message]], seeds: Sequence[Sequence[int]], report: Report = ignore
+    ) -> list[list[Response]]:
+        """See `Sampler.sample`."""
+        conversations = [list(messages) for messages, row in zip(prompts, seeds, strict=True) for _ in row]
+        settings = [self._settings(seed) for row in seeds for seed in row]
+        outputs = iter(self.llm.chat(conversations, settings, use_tqdm=False))
+        drawn = [[_response(next(outputs).outputs[0], seed) for seed in row] for row in seeds]
+        report(len(prompts))
+        return drawn
+
+    def _settings(self, seed: int) -> Any:
+        return require("vllm", extra="vllm").SamplingParams(
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            max_tokens=self.sampling.max_new_tokens,
+            seed=seed,
+            logprobs=0,
+        )
+
+
+def _response(completion: Any, seed: int) -> Response:
+    num_tokens = len(completion.token_ids)
+    total = float(completion.cumulative_logprob)
+    reason: Literal["stop", "length"] = "length" if completion.finish_reason == "length" else "stop"
+    return Response(completion.text.strip(), num_tokens, total, total / num_tokens, reason, seed)
+
+
+class VLLMJudge:
+    """Reads the options' probabilities from a one-token completion."""
+
+    def __init__(self, llm: Any, principles: Sequence[Principle]) -> None:
+        self.llm = llm
+        self.questions = judge_questions(principles)
+
+    def judge(self, exchanges: Sequence[Exchange], report: Report = ignore) -> Floats:
+        """See `Judge.judge`.
+
+        Raises:
+            UserError: neither option is among the likeliest next tokens.
+        """
+        conversations = [
+            [Message(role="user", content=judge_context(exchange) + question)]
+            for exchange in exchanges
+            for question in self.questions
+        ]
+        settings = require("vllm", extra="vllm").SamplingParams(temperature=0.0, max_tokens=1, logprobs=_TOP)
+        outputs = self.llm.chat(conversations, settings, use_tqdm=False)
+        first = np.array([read_option(_next_token(output), *OPTIONS) for output in outputs])
+        report(len(exchanges))
+        return acceptable(first.reshape(len(exchanges), len(self.questions)))
+
+
+def _next_token(output: Any) -> dict[str, float]:
+    """Return the probability of each candidate's text; forms of one letter (`A`, ` A`) are added up."""
+    found: dict[str, float] = {}
+    for candidate in output.outputs[0].logprobs[0].values():
+        text = candidate.decoded_token.strip()
+        found[text] = found.get(text, 0.0) + float(np.exp(candidate.logprob))
+    return found

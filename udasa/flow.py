@@ -1,0 +1,129 @@
+"""The build on one page: sources -> prompts -> responses -> scored -> pairs, in a folder that can be resumed.
+
+<folder>/recipe.json  prompts/  dropped/  responses/  scored/  pairs/  ledger/  build.json (written last)
+"""
+
+import dataclasses
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from udasa import __version__, pairs, prompts, recipe, run, schema, stages
+from udasa.backends import identity, make_entailer, make_judge, make_sampler
+from udasa.errors import UserError
+from udasa.recipe import Recipe
+from udasa.run import Apply, Progress, Step, run_local, silent
+from udasa.sample import SampleStep
+from udasa.score import Scorer
+
+PACKAGES = ("datasets", "huggingface-hub", "polars", "pyarrow", "torch", "transformers")
+"""Packages whose versions a build records."""
+
+
+def build(settings: Recipe, folder: Path, progress: Progress = silent) -> Path:
+    """Build a data set into `folder`, or go on with the build that is there; returns the folder.
+
+    Raises:
+        UserError: the folder holds another recipe's build, or the recipe's sources or models do not fit.
+    """
+    claim(folder, settings)
+    collect_prompts(settings, folder)
+    for source, step in steps(settings):
+        run_local(folder, source, step, progress)
+    if not (folder / "build.json").is_file():
+        pair_and_stage(settings, folder)
+    return folder
+
+
+def steps(settings: Recipe) -> list[tuple[str, Step]]:
+    """Return the steps that run shard by shard, each with the table it reads."""
+
+    def sample() -> Apply:
+        return SampleStep(make_sampler(settings.policy, settings.sampling), settings.sampling.k, settings.seed)
+
+    def score() -> Apply:
+        entailment = settings.entailment
+        entailer = make_entailer(entailment.model, entailment.kind, entailment.same_meaning)
+        return Scorer(entailer, make_judge(settings.judge_model, settings.judging.constitution))
+
+    return [("prompts", Step("responses", sample)), ("responses", Step("scored", score))]
+
+
+def claim(folder: Path, settings: Recipe) -> None:
+    """Take the folder for this recipe; training settings may differ, since they do not touch the data.
+
+    Raises:
+        UserError: another recipe's build is there (the fields that differ are named), or something else is.
+    """
+    path = folder / "recipe.json"
+    if path.is_file():
+        found = recipe.from_json(path.read_text(encoding="utf-8"), origin=str(path))
+        found = dataclasses.replace(found, training=settings.training)
+        if changed := recipe.differences(found, settings):
+            raise UserError(
+                f"{folder} holds a build of another recipe; these fields differ: {'; '.join(changed)}. "
+                "Build into a new folder, or use the recipe that began this one."
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty and not a build (it has no recipe.json). Give a new or empty folder.")
+    run.write_file(path, recipe.to_json(settings).encode())
+
+
+def collect_prompts(settings: Recipe, folder: Path) -> None:
+    """Read the sources into prompt shards, once; the dropped rows are written last."""
+    dropped = folder / "dropped" / "00000.parquet"
+    if run.is_done(dropped):
+        return
+    found = prompts.collect(settings)
+    for number, start in enumerate(range(0, found.table.num_rows, settings.shard_size)):
+        shard = found.table.slice(start, settings.shard_size)
+        run.write_shard(folder / "prompts" / f"{number:05d}.parquet", shard)
+    run.write_shard(dropped, found.dropped)
+
+
+def pair_and_stage(settings: Recipe, folder: Path) -> None:
+    """Pair and stage the whole build from its stored scores, and write the summary that completes it."""
+    responses = pairs.calibrate(run.read(folder, "scored"), settings.weights)
+    paired = pairs.pair(responses, settings.pairing, settings.seed)
+    staged = stages.stage(paired.pairs, settings.staging, settings.seed)
+    run.write_shard(folder / "pairs" / "00000.parquet", staged.pairs)
+    run.write_shard(folder / "ledger" / "00000.parquet", _ledger(folder, paired.outcomes))
+    judge = settings.judge_model
+    summary = {
+        "recipe_digest": recipe.digest(settings),
+        "thresholds": staged.thresholds._asdict(),
+        "models": {
+            "policy": identity(settings.policy),
+            "entailer": {**identity(settings.entailment.model), "kind": settings.entailment.kind},
+            "judge": {**identity(judge), "same_as_policy": judge == settings.policy},
+        },
+        "udasa": __version__,
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+    run.write_file(folder / "build.json", (json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _ledger(folder: Path, outcomes: pl.DataFrame) -> pa.Table:
+    """Return one line per source row: dropped before sampling, dropped at pairing, or paired.
+
+    Raises:
+        ValueError: a prompt has no outcome, or more than one.
+    """
+    scored = pl.DataFrame(pl.from_arrow(run.read(folder, "prompts").select(["source", "source_row", "prompt_id"])))
+    lines = scored.join(outcomes, on="prompt_id", how="left", validate="1:1").with_columns(detail=pl.lit(None))
+    dropped = pl.DataFrame(pl.from_arrow(run.read(folder, "dropped")))
+    ledger = pl.concat([lines.cast(dropped.schema), dropped]).sort("source", "source_row")
+    unknown = set(ledger["outcome"]) - set(schema.OUTCOMES)
+    if unknown:
+        raise ValueError(f"Prompts without a known outcome: {unknown}.")
+    return schema.conform(ledger.to_arrow(compat_level=pl.CompatLevel.oldest()), schema.LEDGER)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

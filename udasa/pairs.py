@@ -1,0 +1,139 @@
+"""Scored rows -> one chosen/rejected pair a prompt, or the reason why there is none.
+
+u of a prompt's responses 0.21, 0.40, 0.77 -> chosen the first, rejected the one nearest to mean + 2 sd
+"""
+
+from typing import NamedTuple
+
+import polars as pl
+import pyarrow as pa
+
+from udasa import schema
+from udasa.backends import stable_hash
+from udasa.recipe import Pairing, Weights
+
+
+class Paired(NamedTuple):
+    """The pairs (without stage and split) and each prompt's outcome."""
+
+    pairs: pl.DataFrame
+    outcomes: pl.DataFrame
+    """prompt_id, outcome: one row per scored prompt."""
+
+
+def calibrate(scored: pa.Table, weights: Weights) -> pl.DataFrame:
+    """Return one row per response with its `u`, 0 .. 1, null where no dimension has a value.
+
+    u = sum_d w_d F_d(raw_d) / sum of the w_d present, F_d the rank share over the build: the share of its non-null
+    values that are at most this one (ECDF).
+    """
+    frame = pl.DataFrame(pl.from_arrow(schema.conform(scored, schema.SCORED)))
+    responses = frame.explode("responses").unnest("responses")
+    present = {
+        column: weight
+        for column, weight in (
+            ("semantic_uncertainty", weights.semantic),
+            ("factual_uncertainty", weights.factual),
+            ("value_uncertainty", weights.value),
+        )
+        if weight > 0
+    }
+    total = pl.sum_horizontal(pl.col(c).is_not_null().cast(pl.Float64) * w for c, w in present.items())
+    ranks = pl.sum_horizontal(
+        (pl.col(c).rank("max") / pl.col(c).count()).fill_null(0.0) * w for c, w in present.items()
+    )
+    return responses.with_columns(u=pl.when(total > 0).then(ranks / total))
+
+
+def pair(responses: pl.DataFrame, pairing: Pairing, seed: int) -> Paired:
+    """Pick chosen and rejected of every prompt; `responses` as `calibrate` returns them."""
+    rows = responses.with_columns(
+        normal=pl.col("text").str.normalize("NFKC").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+    ).with_columns(complete=_complete(pairing))
+    usable = rows.filter(pl.col("complete") & pl.col("u").is_not_null())
+    chosen = (
+        usable.filter(pl.col("value_risk") <= pairing.risk_ceiling)
+        .sort("prompt_id", "u", "response_id")
+        .unique("prompt_id", keep="first", maintain_order=True)
+    )
+    candidates = usable.join(
+        chosen.select("prompt_id", chosen_normal="normal", u_chosen="u"), on="prompt_id", how="inner"
+    ).filter((pl.col("normal") != pl.col("chosen_normal")) & (pl.col("u") >= pl.col("u_chosen")))
+    rejected = (
+        candidates.join(_target(usable), on="prompt_id")
+        .with_columns(_preference(pairing, seed))
+        .sort("prompt_id", "preference", -pl.col("u"), "response_id")
+        .unique("prompt_id", keep="first", maintain_order=True)
+    )
+    pairs = _join(chosen, rejected)
+    outcomes = _outcomes(rows, usable, chosen, pairs, pairing)
+    paired = outcomes.filter(pl.col("outcome") == "paired").select("prompt_id")
+    return Paired(pairs.join(paired, on="prompt_id", how="semi"), outcomes)
+
+
+def _complete(pairing: Pairing) -> pl.Expr:
+    filled = pl.col("normal") != ""
+    return filled if pairing.truncated == "keep" else filled & (pl.col("finish_reason") == "stop")
+
+
+def _target(usable: pl.DataFrame) -> pl.DataFrame:
+    """Return mean + 2 standard deviations (population) of u among each prompt's usable responses."""
+    return usable.group_by("prompt_id").agg(target=pl.col("u").mean() + 2 * pl.col("u").std(ddof=0))
+
+
+def _preference(pairing: Pairing, seed: int) -> pl.Expr:
+    """Return what the rejected response minimises under the policy."""
+    match pairing.rejected:
+        case "mu_plus_2sigma":
+            expr = (pl.col("u") - pl.col("target")).abs()
+        case "max":
+            expr = -pl.col("u")
+        case "next":
+            expr = pl.col("u")
+        case "random":
+            expr = pl.col("response_id").map_elements(
+                lambda response_id: stable_hash(seed, "rejected", response_id), return_dtype=pl.Int64
+            )
+    return expr.alias("preference")
+
+
+def _join(chosen: pl.DataFrame, rejected: pl.DataFrame) -> pl.DataFrame:
+    """Put the two sides beside each other, joined by prompt id."""
+    sides = []
+    for side, frame in (("chosen", chosen), ("rejected", rejected)):
+        columns = {f"{side}_text": "text", f"{side}_id": "response_id", f"u_{side}": "u"}
+        columns |= {f"{side}_{name}": name for name in schema.SCORES}
+        sides.append(frame.select("prompt_id", **{new: pl.col(old) for new, old in columns.items()}))
+    about = chosen.select("prompt_id", "messages", "task", "domain", "source", "license")
+    pairs = about.join(sides[0], on="prompt_id", validate="1:1").join(sides[1], on="prompt_id", validate="1:1")
+    return pairs.with_columns(gap=pl.col("u_rejected") - pl.col("u_chosen")).sort("prompt_id")
+
+
+def _outcomes(
+    rows: pl.DataFrame, usable: pl.DataFrame, chosen: pl.DataFrame, pairs: pl.DataFrame, pairing: Pairing
+) -> pl.DataFrame:
+    """Give every prompt its outcome: the first reason that holds, or `paired`."""
+    complete = pl.col("complete")
+    counts = rows.group_by("prompt_id").agg(
+        num_complete=complete.sum(),
+        num_texts=pl.col("normal").filter(complete).n_unique(),
+        num_usable=(complete & pl.col("u").is_not_null()).sum(),
+    )
+    has_chosen = pl.col("prompt_id").is_in(chosen["prompt_id"].implode())
+    facts = counts.join(pairs.select("prompt_id", "gap"), on="prompt_id", how="left")
+    outcome = (
+        pl.when(pl.col("num_complete") < 2)
+        .then(pl.lit("empty-or-truncated"))
+        .when(pl.col("num_texts") < 2)
+        .then(pl.lit("identical-responses"))
+        .when(pl.col("num_usable") < 2)
+        .then(pl.lit("no-score"))
+        .when(~has_chosen)
+        .then(pl.lit("no-response-under-risk-ceiling"))
+        .when(pl.col("gap").is_null())
+        .then(pl.lit("no-suboptimal-response"))
+        .when(pl.col("gap") < pairing.epsilon)
+        .then(pl.lit("tie"))
+        .otherwise(pl.lit("paired"))
+    )
+    return facts.select("prompt_id", outcome=outcome).sort("prompt_id")

@@ -1,0 +1,179 @@
+"""Sources -> the prompts table, and a ledger line for every row that does not enter it.
+
+{"prompt": "  What is DNA?"} -> {"prompt_id": "5f1c…", "messages": [{"role": "user", "content": "What is DNA?"}], …}
+"""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+import pyarrow as pa
+from datasketch import MinHash, MinHashLSH
+
+from udasa import schema
+from udasa.backends import Message, stable_hash
+from udasa.errors import UserError, require
+from udasa.recipe import Recipe, Source, bundled_path
+
+_PERMUTATIONS = 128
+_SHINGLE = 3
+
+
+class Prompts(NamedTuple):
+    """The prompts that enter the build, and a ledger line for each that does not."""
+
+    table: pa.Table
+    dropped: pa.Table
+
+
+def collect(recipe: Recipe) -> Prompts:
+    """Read every source, normalise, and drop exact and near duplicates; the first in source order stays.
+
+    Raises:
+        UserError: a source is missing, empty, unreadable, or has a row without a prompt.
+    """
+    kept: list[dict[str, Any]] = []
+    dropped: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    near = _NearDuplicates(recipe.near_duplicate)
+    for source in recipe.sources:
+        for row in _rows(source, recipe):
+            line = {key: row[key] for key in ("source", "source_row", "prompt_id")}
+            if row["prompt_id"] in seen:
+                dropped.append({**line, "outcome": "duplicate-prompt", "detail": row["prompt_id"]})
+            elif (twin := near.find_or_add(row)) is not None:
+                dropped.append({**line, "outcome": "near-duplicate-prompt", "detail": twin})
+            else:
+                kept.append(row)
+                seen.add(row["prompt_id"])
+    return Prompts(
+        schema.conform(pa.Table.from_pylist(kept, schema.PROMPTS), schema.PROMPTS),
+        schema.conform(pa.Table.from_pylist(dropped, schema.LEDGER), schema.LEDGER),
+    )
+
+
+def prompt_id(messages: Sequence[Message]) -> str:
+    """Return 16 hex digits of the sha256 of the normalised messages."""
+    canonical = json.dumps([[m["role"], m["content"]] for m in messages], ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def normalise(text: str) -> str:
+    """Return the text in Unicode NFC, with line feeds for newlines and no white space at either end."""
+    return unicodedata.normalize("NFC", text).replace("\r\n", "\n").strip()
+
+
+class _NearDuplicates:
+    """MinHash over word 3-grams of the user's turns: finds an earlier prompt of about this Jaccard similarity."""
+
+    def __init__(self, threshold: float) -> None:
+        self.index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
+        self.sketches: dict[str, MinHash] = {}
+        self.threshold = threshold
+
+    def find_or_add(self, row: Mapping[str, Any]) -> str | None:
+        """Return the id of an earlier near-duplicate, or add this prompt and return None."""
+        sketch = MinHash(num_perm=_PERMUTATIONS, seed=1)
+        sketch.update_batch([shingle.encode() for shingle in _shingles(row["messages"])])
+        for candidate in sorted(self.index.query(sketch)):
+            if self.sketches[candidate].jaccard(sketch) >= self.threshold:
+                return str(candidate)
+        self.index.insert(row["prompt_id"], sketch)
+        self.sketches[row["prompt_id"]] = sketch
+        return None
+
+
+def _shingles(messages: Sequence[Message]) -> set[str]:
+    text = " ".join(m["content"] for m in messages if m["role"] != "system")
+    words = "".join(c if c.isalnum() else " " for c in text.casefold()).split()
+    return {" ".join(words[i : i + _SHINGLE]) for i in range(max(1, len(words) - _SHINGLE + 1))}
+
+
+def _rows(source: Source, recipe: Recipe) -> Iterator[dict[str, Any]]:
+    """Yield the prompts rows of a source in its order, sampled by hash if it has a limit."""
+    frame, revision = _read(source)
+    if source.prompt_column not in frame.columns:
+        raise UserError(
+            f"Source '{source.name}' has no column '{source.prompt_column}'; its columns are {frame.columns}. "
+            "Set prompt_column to the one that holds the prompt."
+        )
+    if source.domain_column is not None and source.domain_column not in frame.columns:
+        raise UserError(
+            f"Source '{source.name}' has no column '{source.domain_column}'; its columns are {frame.columns}."
+        )
+    if frame.is_empty():
+        raise UserError(f"Source '{source.name}' is empty; a source must have at least one prompt.")
+    rows = [_row(source, recipe, revision, number, line) for number, line in enumerate(frame.to_dicts())]
+    if source.limit is not None and source.limit < len(rows):
+        rows.sort(key=lambda row: (stable_hash(recipe.seed, "sample", row["prompt_id"]), row["source_row"]))
+        rows = sorted(rows[: source.limit], key=lambda row: int(row["source_row"]))
+    yield from rows
+
+
+def _row(source: Source, recipe: Recipe, revision: str, number: int, line: Mapping[str, Any]) -> dict[str, Any]:
+    messages = _messages(source, number, line[source.prompt_column])
+    if recipe.system is not None and messages[0]["role"] != "system":
+        messages = [Message(role="system", content=normalise(recipe.system)), *messages]
+    domain = (line[source.domain_column] if source.domain_column else None) or source.domain
+    if domain not in schema.DOMAINS:
+        raise UserError(
+            f"Row {number} of source '{source.name}' has domain {domain!r}; "
+            f"expected one of {', '.join(schema.DOMAINS)}."
+        )
+    return {
+        "prompt_id": prompt_id(messages),
+        "messages": messages,
+        "task": source.task,
+        "domain": domain,
+        "source": source.name,
+        "source_row": number,
+        "source_revision": revision,
+        "license": source.license,
+    }
+
+
+def _messages(source: Source, number: int, value: Any) -> list[Message]:
+    """Return the prompt as messages that end with a user's turn."""
+    where = f"Row {number} of source '{source.name}'"
+    if isinstance(value, str):
+        value = [{"role": "user", "content": value}]
+    if not isinstance(value, list) or not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in value):
+        raise UserError(f"{where} has no prompt: expected a text or a list of {{role, content}}, got {value!r}.")
+    messages = [Message(role=str(m["role"]), content=normalise(str(m["content"] or ""))) for m in value]
+    if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"]:
+        raise UserError(f"{where} has no prompt: it must end with a user's turn that is not empty, got {value!r}.")
+    return messages
+
+
+def _read(source: Source) -> tuple[pl.DataFrame, str]:
+    """Return a source's rows and its revision: the sha256 of the file, or the Hub commit."""
+    if source.dataset is not None:
+        datasets = require("datasets", extra="hf")
+        data = datasets.load_dataset(source.dataset, source.config, split=source.split, revision=source.revision)
+        return data.to_polars(), str(source.revision)
+    path = bundled_path(source.path or "")
+    if not path.is_file():
+        raise UserError(f"Source '{source.name}': there is no file at {path}. Give a .jsonl, .parquet or .csv file.")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return _read_file(source.name, path), f"sha256:{digest}"
+
+
+def _read_file(name: str, path: Path) -> pl.DataFrame:
+    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
+        ".jsonl": pl.read_ndjson,
+        ".parquet": pl.read_parquet,
+        ".csv": pl.read_csv,
+    }
+    reader = readers.get(path.suffix)
+    if reader is None:
+        raise UserError(f"Source '{name}': {path} ends in '{path.suffix}'; expected .jsonl, .parquet or .csv.")
+    if path.stat().st_size == 0:
+        raise UserError(f"Source '{name}' is empty: {path} has no bytes; a source must have at least one prompt.")
+    try:
+        return reader(path)
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"Source '{name}': {path} is not a readable {path.suffix} file: {error}") from error

@@ -1,0 +1,103 @@
+"""Run steps over shards, one parquet per shard and step, each complete or absent.
+
+A shard's parquet is written under a temporary name, synced and renamed, and its marker (`.done`, with the sha256)
+is written last in the same way. A run that is killed goes on where it stopped.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from udasa.backends import Report, ignore
+
+Progress = Callable[[str, int], AbstractContextManager[Report]]
+"""`with progress("sample", total) as report: report(n)`."""
+
+Apply = Callable[[pa.Table, Report], pa.Table]
+
+
+class Step(NamedTuple):
+    """A named step from one table to the next; `make` loads what it holds, once a run."""
+
+    name: str
+    make: Callable[[], Apply]
+
+
+@contextmanager
+def silent(_: str, __: int) -> Iterator[Report]:
+    """Show no progress."""
+    yield ignore
+
+
+def run_local(folder: Path, source: str, step: Step, progress: Progress = silent) -> None:
+    """Apply a step to every shard of `source` that is not done yet, in order, in this process."""
+    shards = shard_paths(folder, source)
+    todo = [shard for shard in shards if not is_done(folder / step.name / shard.name)]
+    if not todo:
+        return
+    with progress(step.name, sum(num_rows(shard) for shard in todo)) as report:
+        apply = step.make()
+        for shard in todo:
+            write_shard(folder / step.name / shard.name, apply(pq.read_table(shard), report))
+
+
+def shard_paths(folder: Path, name: str) -> list[Path]:
+    """Return the finished shards of a step, in order."""
+    return sorted(path for path in (folder / name).glob("*.parquet") if is_done(path))
+
+
+def read(folder: Path, name: str) -> pa.Table:
+    """Return all shards of a step as one table."""
+    return pa.concat_tables([pq.read_table(path) for path in shard_paths(folder, name)])
+
+
+def num_rows(path: Path) -> int:
+    """Return the number of rows of a parquet file, from its footer."""
+    rows: int = pq.read_metadata(path).num_rows
+    return rows
+
+
+def is_done(path: Path) -> bool:
+    """Say whether a shard's marker is there."""
+    return path.with_suffix(".done").is_file() and path.is_file()
+
+
+def write_shard(path: Path, table: pa.Table) -> None:
+    """Write a shard, then its marker."""
+    payload = parquet_bytes(table)
+    write_file(path, payload)
+    marker = {"rows": table.num_rows, "sha256": hashlib.sha256(payload).hexdigest()}
+    write_file(path.with_suffix(".done"), (json.dumps(marker) + "\n").encode())
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Return a table as parquet: the same table gives the same bytes."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table, sink, compression="zstd", use_content_defined_chunking=True, write_page_index=True, store_schema=True
+    )
+    payload: bytes = sink.getvalue().to_pybytes()
+    return payload
+
+
+def write_file(path: Path, payload: bytes) -> None:
+    """Write a file so that it is seen whole or not at all: temporary name, sync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        Path(unfinished).unlink(missing_ok=True)
+        raise
