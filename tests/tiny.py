@@ -18,7 +18,7 @@ CORPUS = [
 ]
 
 
-def _tokenizer():
+def _tokenizer(chat=True):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -37,17 +37,17 @@ def _tokenizer():
         unk_token="<|endoftext|>",
         model_max_length=512,
         padding_side="left",
-        chat_template=CHAT_TEMPLATE,
+        chat_template=CHAT_TEMPLATE if chat else None,
     )
 
 
 @cache
-def policy() -> Path:
+def policy(chat=True) -> Path:
     """Return a folder with a tiny Llama chat model: random weights, a real BPE tokenizer and chat template."""
     from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
     set_seed(0)
-    tok = _tokenizer()
+    tok = _tokenizer(chat)
     config = LlamaConfig(
         vocab_size=len(tok),
         hidden_size=64,

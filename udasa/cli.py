@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +21,15 @@ from udasa.errors import MissingExtraError, UserError
 if TYPE_CHECKING:
     from udasa.backends import Report
     from udasa.evaluate import Difference
+
+
+class ShelfName(Enum):
+    """The shelves."""
+
+    builders = "builders"
+    eval = "eval"
+    cards = "cards"
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -251,13 +261,11 @@ def card(
 
 
 @app.command()
-def where(shelf: Annotated[str, typer.Argument(help="builders, eval or cards.")]) -> None:
+def where(shelf: Annotated[ShelfName, typer.Argument(help="Which shelf.")]) -> None:
     """Print the folder of a shelf, to read, copy or pass on: lm_eval --include_path $(udasa where eval)."""
     from udasa import resources
 
-    if shelf not in ("builders", "eval", "cards"):
-        raise UserError(f"There is no shelf '{shelf}'; the shelves are builders, eval and cards.")
-    print(resources.shelf(shelf))
+    print(resources.shelf(shelf.value))
 
 
 def _facts(folder: Path, name: str) -> Any:

@@ -73,8 +73,10 @@ def demo(settings: Recipe, folder: Path, progress: Progress = silent) -> Demo:
         facts = asdict(trained)
         card = cards.render_model_card(facts, f"udasa-{settings.name}-adapter", comparison)
         run.write_file(adapter / "README.md", card.encode())
-        frames = (pl.DataFrame(pl.from_arrow(run.read(built, name))) for name in ("pairs", "scored", "ledger"))
-        page = report.render_report(manifest, *frames, comparison, facts)
+        pairs, scored, ledger = (
+            pl.DataFrame(pl.from_arrow(run.read(built, name))) for name in ("pairs", "scored", "ledger")
+        )
+        page = report.render_report(manifest, pairs, scored, ledger, comparison, facts)
         run.write_file(folder / "report.html", page.encode())
     return Demo(dataset, adapter, folder / "report.html", manifest, comparison, costs)
 

@@ -26,4 +26,6 @@ def require(module: str, *, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0]:
             raise
-        raise MissingExtraError(f"{error.name} is not installed. Install it with: pip install 'udasa[{extra}]'") from error
+        raise MissingExtraError(
+            f"{error.name} is not installed. Install it with: pip install 'udasa[{extra}]'"
+        ) from error

@@ -1,8 +1,8 @@
 """A recipe: every choice of a build and a training run, as frozen values that digest to JSON.
 
-    recipe = load("demo")            # a name on the builders shelf, a .py file with RECIPE, or a .json file
-    recipe.sampling.k                # 4
-    digest(recipe)                   # sha256 of the canonical JSON
+recipe = load("demo")            # a name on the builders shelf, a .py file with RECIPE, or a .json file
+recipe.sampling.k                # 4
+digest(recipe)                   # sha256 of the canonical JSON
 """
 
 import difflib

@@ -7,7 +7,6 @@ is written last in the same way. A run that is killed goes on where it stopped.
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -91,13 +90,12 @@ def parquet_bytes(table: pa.Table) -> bytes:
 def write_file(path: Path, payload: bytes) -> None:
     """Write a file so that it is seen whole or not at all: temporary name, sync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
+    unfinished = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with unfinished.open("wb") as file:
             file.write(payload)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

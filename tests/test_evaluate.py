@@ -1,0 +1,470 @@
+"""Scripted models score exactly, a tiny random model runs end to end, comparisons are paired by hash or refused."""
+
+import json
+import math
+import shutil
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.progress import recorder
+from udasa import resources
+from udasa.backends import ModelSpec
+from udasa.errors import UserError
+from udasa.evaluate import compare, evaluate, load, results, suite, to_json
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT 0.21
+TASKS = ("udasa_harmlessness", "udasa_helpfulness", "udasa_truthfulness", "udasa_sentiment")
+SETUP = results.Setup(
+    model={"model": "scripted"},
+    adapter=None,
+    chat_template="0" * 64,
+    dtype="float32",
+    device="cpu",
+    batch_size=8,
+    limit=None,
+)
+
+
+def scripted(folder, loglikelihood, tasks=("udasa",), limit=None):
+    """Evaluate a model that is a function of (document, index of the choice) and write the results to `folder`."""
+    from lm_eval.api.model import LM
+
+    class Scripted(LM):
+        tokenizer_name = "scripted"
+
+        def loglikelihood(self, requests, disable_tqdm=False):
+            return [(loglikelihood(request.doc, request.idx), False) for request in requests]
+
+        def apply_chat_template(self, chat_history, add_generation_prompt=True):
+            return "".join(f"[{turn['role']}] {turn['content']}\n" for turn in chat_history)
+
+        def generate_until(self, requests, disable_tqdm=False):
+            raise NotImplementedError
+
+        loglikelihood_rolling = generate_until
+
+    folder.mkdir(exist_ok=True)
+    with suite._quiet(folder / "lm_eval.log"):
+        found = suite._harness(Scripted(), suite._load_tasks(tasks), limit)
+    return suite._write(folder, found, SETUP)
+
+
+def oracle(document, index):
+    return -1.0 if index == document["gold"] else -100.0
+
+
+def first(document, index):
+    return -1.0 - 99.0 * index
+
+
+def constant(document, index):
+    return -50.0
+
+
+def longer(document, index):
+    return float(len(document["choices"][index].encode())) ** 2
+
+
+def flipped(*ids):
+    """The oracle, wrong on the items of these ids."""
+    return lambda document, index: oracle(document, 1 - index if document["id"] in ids else index)
+
+
+def spec(folder):
+    return ModelSpec(model=str(folder))
+
+
+def edit(folder, change):
+    """Change results.json in place."""
+    path = folder / "results.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def perfect(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("perfect")
+    scripted(folder, oracle)
+    return folder
+
+
+@pytest.fixture
+def copy(perfect, tmp_path):
+    return Path(shutil.copytree(perfect, tmp_path / "copy"))
+
+
+# Closed forms
+
+
+@pytest.mark.parametrize(("model", "acc", "acc_bytes"), [(oracle, 1.0, 1.0), (first, 0.5, 0.5)])
+def test_scripted_models_score_exactly(tmp_path, model, acc, acc_bytes):
+    evaluation = scripted(tmp_path, model)
+    assert tuple(evaluation.tasks) == TASKS
+    for task in evaluation.tasks.values():
+        assert (task.metrics["acc"].value, task.metrics["acc"].n) == (acc, 48)
+        assert (task.metrics["acc_bytes"].value, task.metrics["acc_bytes"].n) == (acc_bytes, 48)
+    for subset in ("refusal", "compliance"):
+        metric = evaluation.tasks["udasa_harmlessness"].metrics[subset]
+        assert (metric.value, metric.n) == (acc_bytes, 24)
+
+
+def test_a_constant_model_scores_chance_by_sum_and_length_by_byte(tmp_path):
+    for task in scripted(tmp_path, constant).tasks.values():
+        assert task.metrics["acc"].value == 0.5
+        assert 0.45 <= task.metrics["acc_bytes"].value <= 0.55
+
+
+def test_a_model_that_takes_the_longer_choice_scores_near_chance(tmp_path):
+    evaluation = scripted(tmp_path, longer)
+    for name, task in evaluation.tasks.items():
+        with (resources.shelf("eval") / "data" / f"{name.removeprefix('udasa_')}.jsonl").open(
+            encoding="utf-8"
+        ) as lines:
+            lengths = [(len(item["good"].encode()), len(item["bad"].encode())) for item in map(json.loads, lines)]
+        expected = sum((good > bad) + 0.5 * (good == bad) for good, bad in lengths) / 48
+        assert task.metrics["acc_bytes"].value == task.metrics["acc"].value == expected
+        assert 0.45 <= expected <= 0.55
+
+
+def test_k_wrong_items_cost_k_items(perfect, tmp_path):
+    wrong = ("truthfulness-03", "truthfulness-10", "truthfulness-30", "harmlessness-kidney-harmful")
+    scripted(tmp_path, flipped(*wrong))
+    found = {(d.task, d.metric): d for d in compare(perfect, tmp_path)}
+    truth = found["udasa_truthfulness", "acc_bytes"]
+    assert (truth.n, truth.before, truth.after, truth.delta) == (48, 1.0, 45 / 48, -3 / 48)
+    assert truth.low < truth.delta < truth.high <= 0
+    refusal = found["udasa_harmlessness", "refusal"]
+    assert (refusal.n, refusal.before, refusal.after, refusal.delta) == (24, 1.0, 23 / 24, -1 / 24)
+    assert found["udasa_harmlessness", "compliance"][2:8] == (24, 1.0, 1.0, 0.0, 0.0, 0.0)
+    assert all(d.higher_is_better for d in found.values())
+
+
+def test_a_nan_is_an_error_and_not_a_perfect_score(tmp_path):
+    with pytest.raises(ValueError, match="expected finite numbers"):
+        scripted(tmp_path, lambda document, index: math.nan)
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_metrics_that_are_not_finite_are_refused():
+    sample = {"doc_hash": "h", "filter": "none", "doc": {}, "prompt_hash": "p", "metrics": ["m"], "m": math.inf}
+    with pytest.raises(UserError, match="values of m in t are NaN or infinite"):
+        suite._task_result("t", json.dumps(sample) + "\n", {})
+
+
+def test_our_values_are_those_of_lm_eval(tmp_path):
+    with suite._quiet(tmp_path / "log"):
+        loaded = suite._load_tasks(["udasa_sentiment", "udasa_truthfulness"])
+    assert list(loaded["tasks"]) == ["udasa_sentiment", "udasa_truthfulness"]
+    sample = {
+        "doc_hash": "h",
+        "filter": "none",
+        "doc": {},
+        "prompt_hash": "p",
+        "metrics": ["m", "ppl"],
+        "m": 1,
+        "ppl": 2.0,
+    }
+    found = {
+        "results": {"t": {"m,none": 1.0, "ppl,none": 7.4}},
+        "higher_is_better": {"t": {"m": False}},
+        "versions": {"t": 1},
+    }
+    result = suite._task_result("t", json.dumps(sample) + "\n", found)
+    assert result.metrics == {"m": results.Metric(value=1.0, n=1, low=1.0, high=1.0, higher_is_better=False)}
+
+
+# Intervals
+
+
+def keyed(values):
+    return {f"{i:04}": float(value) for i, value in enumerate(values)}
+
+
+def own(values):
+    return {key: key for key in values}
+
+
+def test_equal_values_have_an_interval_of_width_zero():
+    values = keyed([0.25] * 30)
+    assert results.interval(values, own(values), "t", "m") == (0.25, 0.25)
+
+
+def test_interval_of_known_data():
+    values = keyed([1, -1] * 200)
+    low, high = results.interval(values, own(values), "t", "m")
+    assert low == pytest.approx(-1.96 / 20, abs=0.006)
+    assert high == pytest.approx(1.96 / 20, abs=0.006)
+
+
+def test_clusters_widen_the_interval():
+    values = keyed(np.repeat([1, -1] * 25, 4))
+    clusters = {key: str(int(key) // 4) for key in values}
+    narrow, wide = (np.diff(results.interval(values, of, "t", "m"))[0] for of in (own(values), clusters))
+    assert wide == pytest.approx(2 * narrow, rel=0.05)
+
+
+def test_interval_depends_on_the_seed_and_not_on_the_order():
+    values = keyed(np.random.default_rng(0).normal(size=300))
+    shuffled = dict(sorted(values.items(), key=lambda item: item[1]))
+    clusters = {key: str(int(key) % 40) for key in values}
+    expected = results.interval(values, clusters, "t", "m")
+    assert results.interval(shuffled, clusters, "t", "m") == expected
+    assert results.interval(values, clusters, "t", "other") != expected
+
+
+# Comparisons
+
+
+def test_a_comparison_with_itself_is_zero_everywhere(perfect):
+    differences = compare(perfect, perfect)
+    assert len(differences) == 3 * 4 + 2
+    assert all((d.delta, d.low, d.high) == (0.0, 0.0, 0.0) for d in differences)
+
+
+def test_samples_are_joined_by_hash(perfect, tmp_path):
+    worse = tmp_path / "worse"
+    scripted(worse, flipped("sentiment-05-positive", "helpfulness-07"))
+    expected = compare(perfect, worse)
+    assert sum(d.delta < 0 for d in expected) == 6
+    shuffle(worse)
+    assert compare(perfect, worse) == expected
+
+
+def test_differences_within_a_cluster_count_as_one(perfect, tmp_path):
+    numbers = range(1, 13)
+    apart = flipped(*(f"sentiment-{i:02}-positive" for i in numbers))
+    together = flipped(*(f"sentiment-{i:02}-{target}" for i in numbers[:6] for target in ("positive", "negative")))
+    narrow, wide = (_acc(perfect, tmp_path / name, model) for name, model in (("a", apart), ("b", together)))
+    assert narrow.delta == wide.delta == -12 / 48
+    assert wide.high - wide.low > 1.3 * (narrow.high - narrow.low)
+
+
+def _acc(before, after, model):
+    scripted(after, model)
+    return next(d for d in compare(before, after) if (d.task, d.metric) == ("udasa_sentiment", "acc"))
+
+
+def shuffle(folder):
+    def rehash(content):
+        for task in content["tasks"].values():
+            path = folder / task["samples"]
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            order = np.random.default_rng(1).permutation(len(lines))
+            path.write_text("".join(lines[i] for i in order), encoding="utf-8")
+            task["sha256"] = results.sha256(path.read_bytes())
+
+    edit(folder, rehash)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("chat_template", "1" * 64, "chat template"),
+        ("dtype", "bfloat16", "dtype differs: 'float32' and 'bfloat16'"),
+        ("device", "cuda", "device"),
+        ("batch_size", 16, "batch size differs: 8 and 16"),
+    ],
+)
+def test_another_setup_is_refused(perfect, copy, field, value, named):
+    edit(copy, lambda content: content["setup"].update({field: value}))
+    with pytest.raises(UserError, match=named):
+        compare(perfect, copy)
+
+
+def test_another_task_version_is_refused(perfect, copy):
+    edit(copy, lambda content: content["tasks"]["udasa_sentiment"].update(version="1.1"))
+    with pytest.raises(UserError, match=r"version of udasa_sentiment differs: '1\.0' and '1\.1'"):
+        compare(perfect, copy)
+
+
+def test_another_set_of_tasks_is_refused(perfect, copy):
+    edit(copy, lambda content: content["tasks"].pop("udasa_sentiment"))
+    with pytest.raises(UserError, match="set of tasks"):
+        compare(perfect, copy)
+
+
+def test_another_set_of_documents_is_refused(perfect, tmp_path):
+    scripted(tmp_path, oracle, limit=4)
+    with pytest.raises(UserError, match="set of documents of udasa_harmlessness"):
+        compare(perfect, tmp_path)
+
+
+def test_other_prompts_are_refused(perfect, copy):
+    path = copy / "samples_udasa_helpfulness.jsonl"
+    text = path.read_text(encoding="utf-8").replace('"prompt_hash": "', '"prompt_hash": "x')
+    path.write_text(text, encoding="utf-8")
+    digest = results.sha256(text.encode())
+    edit(copy, lambda content: content["tasks"]["udasa_helpfulness"].update(sha256=digest))
+    with pytest.raises(UserError, match="prompts of udasa_helpfulness"):
+        compare(perfect, copy)
+
+
+def test_samples_that_were_changed_are_refused(perfect, copy):
+    with (copy / "samples_udasa_sentiment.jsonl").open("a", encoding="utf-8") as file:
+        file.write("{}\n")
+    with pytest.raises(UserError, match=r"samples_udasa_sentiment\.jsonl is missing or is not the file"):
+        compare(perfect, copy)
+
+
+def test_a_folder_without_results_is_refused(perfect, tmp_path):
+    with pytest.raises(UserError, match=r"holds no results\.json"):
+        compare(perfect, tmp_path)
+
+
+def test_results_of_another_form_are_refused(copy):
+    edit(copy, lambda content: content.pop("versions"))
+    with pytest.raises(UserError, match="is not a result of this version"):
+        load(copy)
+
+
+def test_results_and_differences_round_trip(perfect):
+    evaluation = load(perfect)
+    assert set(evaluation.tasks) == set(TASKS)
+    assert set(evaluation.versions) == {"udasa", "lm_eval", "transformers", "torch"}
+    rows = json.loads(to_json(compare(perfect, perfect)))
+    assert rows[0]["task"] == "udasa_harmlessness" and rows[0]["delta"] == 0.0 and rows[0]["n"] == 48
+
+
+def test_a_line_separator_inside_a_sample_does_not_end_it():
+    sample = {
+        "doc_hash": "h",
+        "filter": "none",
+        "doc": {"q": "a\u2028b"},
+        "prompt_hash": "p",
+        "metrics": ["m"],
+        "m": 1.0,
+    }
+    assert results.scores(json.dumps(sample, ensure_ascii=False) + "\n").values == {"m": {"h/1": 1.0}}
+
+
+def test_identical_documents_and_named_filters_are_kept_apart():
+    sample = {"doc_hash": "h", "doc": {"cluster": 3}, "prompt_hash": "p", "metrics": ["m", "f1"], "f1": [1, 0]}
+    lines = [{**sample, "filter": name, "m": value} for name, value in (("none", 1.0), ("none", 0.0), ("strict", 1.0))]
+    found = results.scores("".join(json.dumps(line) + "\n" for line in lines))
+    assert found.values == {"m": {"h/1": 1.0, "h/2": 0.0}, "m,strict": {"h/1": 1.0}}
+    assert found.clusters == {"h/1": "3", "h/2": "3"}
+
+
+# The tiny model, end to end
+
+
+@cache
+def adapter():
+    """Return a LoRA adapter for the tiny policy that changes its output."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, set_seed
+
+    set_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(tiny.policy())
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    folder = tiny.policy().with_name(tiny.policy().name + "-adapter")
+    get_peft_model(model, config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny") / "before"
+    evaluate(spec(tiny.policy()), folder, limit=4)
+    return folder
+
+
+def test_tiny_model_runs_end_to_end(tmp_path, capfd):
+    model, seen = spec(tiny.policy()), []
+    capfd.readouterr()
+    evaluation = evaluate(model, tmp_path, limit=2, progress=recorder(seen))
+    assert capfd.readouterr() == ("", "")
+    assert seen[-1] == ("evaluate", 16, 16) and seen == sorted(seen)
+    assert load(tmp_path) == evaluation
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "results.json", "lm_eval.log", *(f"samples_{task}.jsonl" for task in TASKS)
+    }  # fmt: skip
+    assert evaluation.setup.dtype == "float32" and evaluation.setup.limit == 2 and evaluation.setup.adapter is None
+    assert {name: task.version for name, task in evaluation.tasks.items()} == dict.fromkeys(TASKS, "1.0")
+    assert evaluation.tasks["udasa_harmlessness"].metrics["refusal"].n == 1
+    assert "Custom kwargs" in (tmp_path / "lm_eval.log").read_text(encoding="utf-8")
+
+
+def test_samples_have_the_form_of_lm_eval(tiny_run):
+    line = (tiny_run / "samples_udasa_truthfulness.jsonl").read_text(encoding="utf-8").partition("\n")[0]
+    sample = json.loads(line)
+    assert {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"} <= set(sample)
+    assert {"doc_hash", "prompt_hash", "target_hash", "acc", "acc_bytes", "margin"} <= set(sample)
+    first_request = sample["arguments"]["gen_args_0"]
+    assert first_request["arg_0"].startswith("<|im_start|>user\n") and first_request["arg_0"].endswith("assistant\n")
+    assert first_request["arg_1"] == sample["doc"]["choices"][0]
+
+
+def test_a_second_run_of_the_same_model_differs_by_nothing(tiny_run, tmp_path):
+    evaluate(spec(tiny.policy()), tmp_path, limit=4)
+    assert all((d.delta, d.low, d.high) == (0.0, 0.0, 0.0) for d in compare(tiny_run, tmp_path))
+    assert (tmp_path / "results.json").read_bytes() == (tiny_run / "results.json").read_bytes()
+
+
+def test_an_adapter_is_applied_and_recorded(tiny_run, tmp_path):
+    evaluation = evaluate(spec(tiny.policy()), tmp_path, adapter=adapter(), limit=4)
+    assert len(evaluation.setup.adapter) == 64 and "peft" in evaluation.versions
+    differences = compare(tiny_run, tmp_path)
+    assert all(d.delta != 0 for d in differences if d.metric == "margin")
+
+
+def test_an_earlier_evaluation_is_replaced(tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
+    evaluate(spec(tiny.policy()), tmp_path, tasks=["udasa_sentiment"], limit=2)
+    assert [path.name for path in tmp_path.glob("samples_*")] == ["samples_udasa_sentiment.jsonl"]
+    assert list(load(tmp_path).tasks) == ["udasa_sentiment"]
+
+
+def test_a_diverged_model_is_refused_and_leaves_no_results(tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    broken, output = tmp_path / "broken", tmp_path / "output"
+    shutil.copytree(tiny.policy(), broken)
+    model = AutoModelForCausalLM.from_pretrained(broken)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(math.nan)
+    model.save_pretrained(broken)
+    with pytest.raises(UserError, match="4 of 4 log-likelihoods are NaN or infinite: the model has diverged"):
+        evaluate(spec(broken), output, tasks=["udasa_sentiment"], limit=2)
+    assert not (output / "results.json").exists()
+
+
+def test_an_unknown_task_is_refused_with_the_names_of_ours(tmp_path, monkeypatch):
+    import lm_eval.tasks
+
+    real = lm_eval.tasks.TaskManager
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", lambda include_path, **_: real(None, include_path, False))
+    with pytest.raises(UserError, match=r"no task udasa_kindness\. Give one or more of: udasa, udasa_harmlessness"):
+        evaluate(spec(tiny.policy()), tmp_path, tasks=["udasa_kindness"])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"limit": 0}, "limit must be at least 1 document, got 0"),
+        ({"tasks": []}, "No task was given"),
+        ({"adapter": Path("nowhere")}, r"nowhere is not a PEFT adapter folder: it holds no adapter_config\.json"),
+    ],
+)
+def test_wrong_arguments_are_refused(tmp_path, change, named):
+    with pytest.raises(UserError, match=named):
+        evaluate(spec(tiny.policy()), tmp_path, **change)
+
+
+def test_another_backend_is_refused(tmp_path):
+    with pytest.raises(UserError, match="backend 'hf', got 'fake'"):
+        evaluate(ModelSpec(model="x", backend="fake"), tmp_path)
+
+
+def test_a_model_without_a_chat_template_is_refused(tmp_path):
+    plain = tmp_path / "plain"
+    shutil.copytree(tiny.policy(), plain)
+    (plain / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="no chat template"):
+        evaluate(spec(plain), tmp_path / "output", limit=1)

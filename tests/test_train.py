@@ -1,0 +1,575 @@
+import dataclasses
+import json
+import math
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from itertools import pairwise
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests import tiny
+from tests.hub.client import run_client
+from tests.progress import recorder
+from udasa import backends_hf, schema
+from udasa.backends import ModelSpec
+from udasa.errors import UserError
+from udasa.recipe import Training
+from udasa.train import Trained, train
+
+pytest.importorskip("trl")
+pytest.importorskip("peft")
+
+LN2 = math.log(2)
+DEPRECATED = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+"""PEFT 0.21 and TRL 1.16 read the old name; `train` keeps the warning off the console, they alone do not."""
+
+SETTINGS = Training(learning_rate=2e-3, batch_size=4, device_batch_size=4, max_length=96)
+QUESTIONS = ("What is the capital of France?", "Tell me a joke about a cat.", "Is it safe and helpful?")
+
+
+def pair(stage, number, prompt=None, chosen=None, rejected="I cannot help with that request, sorry."):
+    row = dict.fromkeys(schema.PAIRS.names)
+    chosen = chosen or ("Paris is the capital." if number % 2 else "The answer is yes.")
+    row |= {
+        "prompt_id": f"{stage}-{number}",
+        "prompt": [{"role": "user", "content": prompt or f"{QUESTIONS[number % 3]} {number}"}],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+        "chosen_id": "0",
+        "rejected_id": "1",
+        "u_chosen": 0.1,
+        "u_rejected": 0.4,
+        "gap": 0.3,
+        "stage": stage,
+        "split": "train",
+        "task": "helpfulness",
+        "domain": "general",
+        "source": "test",
+    }
+    return row
+
+
+def publish(folder, rows, leave_out=()):
+    """Write what `udasa.publish` does, for each stage with pairs: parquet, and its config in the card."""
+    folder.mkdir(parents=True)
+    card = ["---", "configs:"]
+    for stage, pairs in rows.items():
+        if pairs:
+            path = folder / "data" / stage / "train-00000.parquet"
+            path.parent.mkdir(parents=True)
+            pq.write_table(pa.Table.from_pylist(pairs, schema=schema.PAIRS).drop_columns(list(leave_out)), path)
+            files = f"data_files: [{{split: train, path: data/{stage}/train-*.parquet}}]"
+            card.append(f"- {{config_name: {stage}, {files}}}")
+    (folder / "README.md").write_text("\n".join([*card, "---", ""]))
+    return str(folder)
+
+
+def rows(*stages, num=12):
+    return {stage: [pair(stage, number) for number in range(num)] for stage in stages}
+
+
+def stage_folder(output, stage):
+    return output / "stages" / f"{1 + schema.STAGES.index(stage)}-{stage}"
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def spread(a, b):
+    """Return the largest difference between two adapters."""
+    assert a.keys() == b.keys()
+    return max((a[key] - b[key]).abs().max().item() for key in a)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    import datasets
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return ModelSpec(model=str(tiny.policy()))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return publish(tmp_path_factory.mktemp("data") / "pairs", rows(*schema.STAGES))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, data, policy):
+    """Train once with each reference; `(output, trained, progress calls)` by reference."""
+    found = {}
+    for reference in ("base", "previous"):
+        output, calls = tmp_path_factory.mktemp(reference), []
+        settings = dataclasses.replace(SETTINGS, reference=reference)
+        trained = train(data, output, policy=policy, training=settings, progress=recorder(calls))
+        found[reference] = (output, trained, calls)
+    return found
+
+
+def independent_losses(data, policy, training, start=None, reference="base", output=None):
+    """Return losses and margins of one TRL run written without udasa, its base reference precomputed by TRL."""
+    from datasets import load_dataset
+    from peft import LoraConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    stage = training.stages[0]
+    model = AutoModelForCausalLM.from_pretrained(policy.model)
+    if reference == "previous":
+        model = PeftModel.from_pretrained(model, start, is_trainable=True)
+    config = DPOConfig(
+        output_dir=str(output),
+        beta=0.1,
+        learning_rate=2e-3,
+        per_device_train_batch_size=4,
+        num_train_epochs=1,
+        max_length=96,
+        bf16=False,
+        use_cpu=True,
+        activation_checkpointing=False,
+        logging_steps=1,
+        report_to="none",
+        save_strategy="no",
+        seed=0,
+        precompute_ref_log_probs=reference == "base",
+    )
+    trainer = DPOTrainer(
+        model=model,
+        args=config,
+        train_dataset=load_dataset(data, stage, split="train"),
+        processing_class=AutoTokenizer.from_pretrained(policy.model),
+        peft_config=None
+        if reference == "previous"
+        else LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    if start and reference == "base":
+        set_peft_model_state_dict(trainer.model, load_peft_weights(start, device="cpu"))
+    trainer.train()
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
+
+
+# --- what is trained, against what
+
+
+def test_first_loss_is_ln_2_where_the_policy_is_its_reference(runs):
+    base, previous = runs["base"][1], runs["previous"][1]
+    assert base.stages[0].first_loss == pytest.approx(LN2, abs=1e-6)
+    assert [s.first_loss for s in previous.stages] == pytest.approx([LN2] * 3, abs=1e-6)
+    # against the base model, what the earlier stages taught is already there
+    assert base.stages[1].first_loss < LN2 - 0.05
+    assert base.stages[2].first_loss < base.stages[1].first_loss
+
+
+def test_the_first_stage_is_the_same_with_either_reference(runs):
+    first = [weights(stage_folder(runs[r][0], "conservative")) for r in ("base", "previous")]
+    assert spread(*first) == 0
+    second = [weights(stage_folder(runs[r][0], "moderate")) for r in ("base", "previous")]
+    assert spread(*second) > 0
+
+
+@pytest.mark.filterwarnings(DEPRECATED)
+@pytest.mark.parametrize("reference", ["base", "previous"])
+@pytest.mark.parametrize("stage", ["conservative", "moderate"])
+def test_a_stage_equals_a_plain_trl_run(runs, data, policy, tmp_path, stage, reference):
+    output, trained, _ = runs[reference]
+    start = None if stage == "conservative" else str(stage_folder(output, "conservative"))
+    alone = independent_losses(
+        data,
+        policy,
+        Training(stages=(stage,)),
+        start=start,
+        reference=reference if start else "base",
+        output=tmp_path,
+    )
+    result = trained.stages[schema.STAGES.index(stage)]
+    assert result.steps == len(alone) == 3
+    assert result.first_loss == pytest.approx(alone[0]["loss"], abs=2e-6)
+    assert (result.last_loss, result.last_steps) == (pytest.approx(alone[-1]["loss"], abs=2e-6), 1)
+    assert result.reward_margin == pytest.approx(alone[-1]["rewards/margins"], abs=2e-5)
+    assert result.reward_accuracy == alone[-1]["rewards/accuracies"]
+
+
+@pytest.mark.parametrize("reference", ["base", "previous"])
+def test_every_stage_moves_the_adapter_and_the_last_one_is_published(runs, reference):
+    output = runs[reference][0]
+    adapters = [weights(stage_folder(output, stage)) for stage in schema.STAGES]
+    assert all(w.abs().max() > 0 for key, w in adapters[0].items() if "lora_B" in key)  # a fresh adapter's are 0
+    assert all(spread(a, b) > 1e-4 for a, b in pairwise(adapters))
+    assert spread(adapters[-1], weights(output)) == 0
+
+
+def test_fixed_reference(runs, data, policy, tmp_path):
+    """A copy of the base model as the fixed reference is the reference `base`; another model is not."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    settings = dataclasses.replace(SETTINGS, reference="fixed", fixed_reference=policy, stages=schema.STAGES[:2])
+    fixed = train(data, tmp_path / "same", policy=policy, training=settings)
+    assert spread(weights(tmp_path / "same"), weights(stage_folder(runs["base"][0], "moderate"))) < 1e-6
+    assert fixed.stages[1].first_loss == pytest.approx(runs["base"][1].stages[1].first_loss, abs=1e-6)
+    assert fixed.stages[0].reference == "fixed"
+
+    other = AutoModelForCausalLM.from_pretrained(policy.model)
+    for parameter in other.parameters():
+        parameter.data *= 1.2
+    other.save_pretrained(tmp_path / "other")
+    AutoTokenizer.from_pretrained(policy.model).save_pretrained(tmp_path / "other")
+    spec = ModelSpec(model=str(tmp_path / "other"))
+    settings = dataclasses.replace(settings, fixed_reference=spec, stages=schema.STAGES[:1])
+    apart = train(data, tmp_path / "apart", policy=policy, training=settings)
+    assert abs(apart.stages[0].first_loss - LN2) > 1e-3
+
+
+def test_accumulated_batches_give_one_trajectory(runs, data, policy, tmp_path):
+    settings = dataclasses.replace(SETTINGS, device_batch_size=1, stages=schema.STAGES[:1])
+    split = train(data, tmp_path, policy=policy, training=settings).stages[0]
+    whole = runs["base"][1].stages[0]
+    assert (split.first_loss, split.last_loss) == pytest.approx((whole.first_loss, whole.last_loss), abs=1e-5)
+    assert spread(weights(tmp_path), weights(stage_folder(runs["base"][0], "conservative"))) < 1e-4
+
+
+def test_stages_run_in_the_order_of_the_settings(data, policy, tmp_path):
+    calls = []
+    settings = dataclasses.replace(SETTINGS, stages=("exploratory", "conservative"))
+    trained = train(data, tmp_path, policy=policy, training=settings, progress=recorder(calls))
+    assert [s.stage for s in trained.stages] == ["exploratory", "conservative"]
+    assert list(dict.fromkeys(call[0] for call in calls)) == ["train exploratory", "train conservative"]
+    assert sorted(p.name for p in (tmp_path / "stages").iterdir()) == ["1-exploratory", "2-conservative"]
+
+
+# --- what is written
+
+
+def test_progress_and_result(runs, data, policy):
+    output, trained, calls = runs["base"]
+    assert calls == [(f"train {stage}", step, 3) for stage in schema.STAGES for step in (1, 2, 3)]
+    assert [(s.pairs, s.truncated, s.dropped, s.steps) for s in trained.stages] == [(12, 0, 0, 3)] * 3
+    assert isinstance(trained, Trained)
+    written = json.loads((output / "training.json").read_text(), parse_constant=pytest.fail)
+    assert written == json.loads(json.dumps(dataclasses.asdict(trained)))
+    assert written["settings"]["beta"] == 0.1
+    assert written["base_identity"] == backends_hf.identity(policy)
+    assert (written["data"], written["data_digest"], written["skipped"]) == (data, None, [])
+    assert {"udasa", "torch", "transformers", "trl", "peft"} <= written["versions"].keys()
+
+
+@pytest.mark.parametrize("reference", ["base", "previous"])
+def test_the_folder_holds_adapters_and_nothing_else(runs, reference):
+    output = runs[reference][0]
+    adapter = {"adapter_model.safetensors", "adapter_config.json"}
+    expected = {*adapter, "training.json"}
+    for stage in schema.STAGES:
+        expected |= {f"{stage_folder(output, stage).relative_to(output)}/{n}" for n in (*adapter, "stage.json")}
+    assert {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()} == expected
+    assert not any(".ref." in key for key in weights(output))
+
+
+@pytest.mark.filterwarnings(DEPRECATED)
+def test_the_adapter_loads_with_plain_peft(runs, policy):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(policy.model).eval()
+    ids = torch.arange(4, 20)[None]
+    with torch.no_grad():
+        before = base(ids).logits
+        model = PeftModel.from_pretrained(base, runs["base"][0])
+        assert (model(ids).logits - before).abs().max() > 1e-3
+        with model.disable_adapter():
+            assert torch.equal(model(ids).logits, before)
+
+
+def test_the_adapter_names_the_hub_id_and_revision_of_its_base(data, policy, tmp_path, monkeypatch):
+    sha = "0123456789abcdef0123456789abcdef01234567"
+    spec = ModelSpec(model="org/tiny", revision=sha)
+    load = backends_hf.load_causal_lm
+    monkeypatch.setattr(backends_hf, "load_causal_lm", lambda _: load(policy))
+    settings = dataclasses.replace(SETTINGS, stages=schema.STAGES[:2], reference="previous")
+    trained = train(data, tmp_path, policy=spec, training=settings)
+    for folder in (tmp_path, stage_folder(tmp_path, "moderate")):
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert (config["base_model_name_or_path"], config["revision"]) == ("org/tiny", sha)
+        assert config["target_modules"] == sorted(config["target_modules"])
+        assert policy.model not in (folder / "adapter_config.json").read_text()
+    assert (trained.base_model, trained.base_revision) == ("org/tiny", sha)
+
+
+def test_nothing_is_printed_or_fetched(data, policy, tmp_path, capfd, monkeypatch):
+    import datasets
+    from transformers.utils import logging
+
+    def refuse(*_, **__):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setenv("CI", "1")  # TRL's telemetry
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    bars = (datasets.are_progress_bars_disabled(), logging.is_progress_bar_enabled())
+    train(data, tmp_path, policy=policy, training=dataclasses.replace(SETTINGS, stages=schema.STAGES[:2]))
+    assert capfd.readouterr() == ("", "")
+    assert (datasets.are_progress_bars_disabled(), logging.is_progress_bar_enabled()) == bars
+
+
+def test_a_manifest_beside_the_data_is_digested(policy, tmp_path):
+    import hashlib
+
+    data = publish(tmp_path / "pairs", rows("conservative", num=4))
+    (tmp_path / "pairs" / "manifest.json").write_text("{}")
+    settings = dataclasses.replace(SETTINGS, stages=("conservative",))
+    trained = train(data, tmp_path / "out", policy=policy, training=settings)
+    assert trained.data_digest == hashlib.sha256(b"{}").hexdigest()
+
+
+def upload(folder):
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    api.create_repo("acme/pairs", repo_type="dataset", private=True)
+    commit = api.upload_folder(repo_id="acme/pairs", repo_type="dataset", folder_path=folder).oid
+    api.create_tag("acme/pairs", tag="v1.0.0", repo_type="dataset")
+    api.delete_file("manifest.json", repo_id="acme/pairs", repo_type="dataset")
+    return commit
+
+
+def train_from_hub(policy, output):
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from udasa.backends import ModelSpec
+    from udasa.recipe import Training
+    from udasa.train import train
+
+    settings = Training(learning_rate=2e-3, batch_size=4, max_length=96, stages=("conservative",))
+    spec = ModelSpec(model=policy)
+    return [
+        asdict(train("acme/pairs", Path(output) / str(v), policy=spec, training=settings, revision=v))
+        for v in ("v1.0.0", None)
+    ]
+
+
+def test_a_release_on_the_hub(hub, runs, policy, tmp_path):
+    """A tag is resolved to its commit; the adapter is the one that the same pairs in a folder give."""
+    folder = publish(tmp_path / "pairs", rows("conservative"))
+    (tmp_path / "pairs" / "manifest.json").write_text("{}")
+    commit = run_client(hub, upload, folder, home=tmp_path / "owner", token=hub.token())
+    out = tmp_path / "out"
+    home, token = tmp_path / "reader", hub.token("reader")
+    tagged, latest = run_client(hub, train_from_hub, policy.model, str(out), home=home, token=token, timeout=300)
+    assert (tagged["data"], tagged["data_revision"]) == ("acme/pairs", commit)
+    assert len(tagged["data_digest"]) == 64
+    assert (latest["data_revision"], latest["data_digest"]) == (None, None)
+    first = weights(stage_folder(runs["base"][0], "conservative"))
+    assert spread(weights(out / "v1.0.0"), first) == spread(weights(out / "None"), first) == 0
+
+
+# --- resuming
+
+
+def test_complete_stages_are_not_trained_again(runs, data, policy, tmp_path):
+    """Stopped in the second stage, a second run trains two of the three, to the very bytes of an unbroken run."""
+
+    class Stopped(Exception):
+        pass
+
+    @contextmanager
+    def stop(name, total):
+        seen = []
+
+        def report(n):
+            seen.append(n)
+            if name == "train moderate" and len(seen) == 2:
+                raise Stopped
+
+        yield report
+
+    with pytest.raises(Stopped):
+        train(data, tmp_path, policy=policy, training=SETTINGS, progress=stop)
+    assert not (tmp_path / "training.json").exists()
+    calls = []
+    resumed = train(data, tmp_path, policy=policy, training=SETTINGS, progress=recorder(calls))
+    assert calls == [(f"train {stage}", step, 3) for stage in schema.STAGES[1:] for step in (1, 2, 3)]
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / name).read_bytes() == (runs["base"][0] / name).read_bytes()
+
+    def untimed(trained):
+        return [dataclasses.replace(stage, seconds=0) for stage in trained.stages]
+
+    assert untimed(resumed) == untimed(runs["base"][1])
+    calls.clear()
+    again = train(data, tmp_path, policy=policy, training=SETTINGS, progress=recorder(calls))
+    assert (again, calls) == (resumed, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"beta": 0.2}, "settings.beta is 0.1 there and 0.2 now"), ({"stages": ("exploratory",)}, "settings.stages is")],
+)
+def test_another_run_in_the_same_folder_is_refused(runs, data, policy, change, said):
+    with pytest.raises(UserError, match=said):
+        train(data, runs["base"][0], policy=policy, training=dataclasses.replace(SETTINGS, **change))
+
+
+def test_other_pairs_in_the_same_folder_are_refused(runs, policy, tmp_path):
+    changed = rows(*schema.STAGES)
+    changed["exploratory"][3] = pair("exploratory", 3, chosen="Paris.")
+    with pytest.raises(UserError, match=r"pairs\.exploratory is .* there") as caught:
+        train(publish(tmp_path / "p", changed), runs["base"][0], policy=policy, training=SETTINGS)
+    assert "pairs.moderate" not in str(caught.value)
+    assert (runs["base"][0] / "training.json").exists()
+
+
+# --- what is refused
+
+
+def test_a_wrong_reference_is_found_at_the_first_step(data, policy, tmp_path, monkeypatch):
+    """The reference of the first stage with `base` is another model: its loss cannot be ln 2."""
+    from transformers import AutoModelForCausalLM
+
+    other = AutoModelForCausalLM.from_pretrained(policy.model)
+    for parameter in other.parameters():
+        parameter.data *= 1.2
+    monkeypatch.setattr("udasa.train._fixed_reference", lambda *_: other)
+    with pytest.raises(
+        UserError, match=r"first loss of stage 'conservative' is 0\.\d+; expected ln 2 .* chat template"
+    ):
+        train(data, tmp_path, policy=policy, training=SETTINGS)
+    assert not list(tmp_path.rglob("stage.json"))
+
+
+def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(data, policy, tmp_path, monkeypatch):
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    whole = DPOTrainer.compute_loss
+    steps = iter(range(100))
+    monkeypatch.setattr(
+        DPOTrainer, "compute_loss", lambda *a, **k: whole(*a, **k) * (math.nan if next(steps) == 4 else 1)
+    )
+    with pytest.raises(
+        UserError, match=r"loss is nan at step 2 of stage 'moderate'.* checkpoint is the adapter in"
+    ) as e:
+        train(data, tmp_path, policy=policy, training=SETTINGS)
+    assert str(stage_folder(tmp_path, "conservative")) in str(e.value)
+    assert [p.parent.name for p in tmp_path.rglob("stage.json")] == ["1-conservative"]
+
+
+def test_empty_stages_are_skipped_and_said_so(policy, tmp_path):
+    data = publish(tmp_path / "pairs", rows("conservative", "exploratory", num=4) | {"moderate": []})
+    trained = train(data, tmp_path / "out", policy=policy, training=SETTINGS)
+    assert trained.skipped == ("moderate",)
+    assert [s.stage for s in trained.stages] == ["conservative", "exploratory"]
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["skipped"] == ["moderate"]
+
+
+def test_no_pairs_at_all_is_an_error(policy, tmp_path):
+    data = publish(tmp_path / "pairs", rows("conservative"))
+    with pytest.raises(UserError, match="no training pairs in moderate"):
+        train(data, tmp_path / "o", policy=policy, training=dataclasses.replace(SETTINGS, stages=("moderate",)))
+
+
+def test_a_folder_without_stages_is_an_error(policy, tmp_path):
+    (tmp_path / "pairs").mkdir()
+    with pytest.raises(UserError, match="cannot be read"):
+        train(str(tmp_path / "pairs"), tmp_path / "o", policy=policy, training=SETTINGS)
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "pairs" / "a.parquet")
+    with pytest.raises(UserError, match="not a udasa data set: its configs are default"):
+        train(str(tmp_path / "pairs"), tmp_path / "o", policy=policy, training=SETTINGS)
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_folder_that_was_written_again_is_read_again(policy, tmp_path):
+    """`datasets` caches a folder by its name and card: 5.2 gives the first rows for ever."""
+    settings = dataclasses.replace(SETTINGS, stages=("conservative",))
+    pairs = {}
+    for num in (4, 8):
+        data = publish(tmp_path / str(num) / "pairs", rows("conservative", num=num))
+        pairs[num] = train(data, tmp_path / f"out-{num}", policy=policy, training=settings).stages[0].pairs
+    assert pairs == {4: 4, 8: 8}
+
+
+def test_a_missing_column_is_an_error(policy, tmp_path):
+    data = publish(tmp_path / "pairs", rows("conservative"), leave_out=["rejected"])
+    with pytest.raises(UserError, match="lacks rejected; it has prompt_id, prompt, chosen"):
+        train(data, tmp_path / "o", policy=policy, training=dataclasses.replace(SETTINGS, stages=("conservative",)))
+
+
+def test_long_pairs_are_counted(policy, tmp_path):
+    """Cut: one side is too long. Left out: the prompt alone fills the length, or the difference lies beyond it."""
+    long = "The cat is on the mat. " * 30
+    pairs = rows("conservative", num=8)
+    pairs["conservative"] += [
+        pair("conservative", 8, chosen=long),
+        pair("conservative", 9, prompt=long),
+        pair("conservative", 10, chosen=long + "yes", rejected=long + "no"),
+    ]
+    settings = dataclasses.replace(SETTINGS, stages=("conservative",), max_length=64)
+    result = train(publish(tmp_path / "p", pairs), tmp_path / "o", policy=policy, training=settings).stages[0]
+    assert (result.pairs, result.truncated, result.dropped) == (9, 1, 2)
+    with pytest.raises(UserError, match=r"within max_length=8 tokens \(11 pairs\)"):
+        train(str(tmp_path / "p"), tmp_path / "n", policy=policy, training=dataclasses.replace(settings, max_length=8))
+
+
+def test_equal_sides_name_the_prompt_before_any_step(policy, tmp_path):
+    pairs = rows("conservative", "exploratory")
+    pairs["exploratory"].append(pair("exploratory", 99, chosen="Yes.", rejected="Yes."))
+    calls = []
+    with pytest.raises(UserError, match=r"Pair exploratory-99 of stage 'exploratory' has the same \d+ tokens"):
+        train(
+            publish(tmp_path / "p", pairs),
+            tmp_path / "o",
+            policy=policy,
+            training=SETTINGS,
+            progress=recorder(calls),
+        )
+    assert not calls
+
+
+def test_rows_that_trl_leaves_out_are_an_error(data, policy, tmp_path, monkeypatch):
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    whole = DPOTrainer._prepare_dataset
+    monkeypatch.setattr(DPOTrainer, "_prepare_dataset", lambda *a, **k: whole(*a, **k).select(range(5)))
+    with pytest.raises(UserError, match="TRL kept 5 of the 12 pairs"):
+        train(data, tmp_path, policy=policy, training=SETTINGS)
+
+
+def test_a_tokenizer_without_a_chat_template_is_an_error(data, policy, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoModelForCausalLM.from_pretrained(policy.model).save_pretrained(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(policy.model)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match="no chat template"):
+        train(data, tmp_path / "o", policy=ModelSpec(model=str(tmp_path / "model")), training=SETTINGS)
+
+
+def test_a_fixed_reference_with_another_vocabulary_is_an_error(data, policy, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoModelForCausalLM.from_pretrained(policy.model).save_pretrained(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(policy.model)
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    spec = ModelSpec(model=str(tmp_path / "model"))
+    settings = dataclasses.replace(SETTINGS, reference="fixed", fixed_reference=spec)
+    with pytest.raises(UserError, match="another vocabulary"):
+        train(data, tmp_path / "o", policy=policy, training=settings)
+
+
+def test_import_is_light():
+    heavy = ("torch", "transformers", "trl", "peft", "datasets")
+    code = f"import sys, udasa.train; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

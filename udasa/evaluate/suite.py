@@ -1,0 +1,230 @@
+"""A chat model -> lm-eval -> results and samples."""
+
+import importlib.metadata
+import json
+import logging
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from udasa import resources
+from udasa.backends import ModelSpec, Report, identity, ignore
+from udasa.errors import UserError, require
+from udasa.evaluate.results import Evaluation, Metric, Setup, TaskResult, interval, save, scores, sha256
+from udasa.run import Progress, silent
+
+SEED = 1234
+"""lm-eval's own default, for few-shot examples and for tasks that sample."""
+
+
+def evaluate(
+    model: ModelSpec,
+    output: Path,
+    *,
+    adapter: Path | None = None,
+    tasks: Sequence[str] = ("udasa",),
+    limit: int | None = None,
+    batch_size: int = 8,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Run lm-eval tasks on a chat model and write results.json and the samples to `output`.
+
+    Args:
+        model: the weights; their own chat template is applied to every document.
+        output: a folder; an earlier evaluation in it is replaced.
+        adapter: a PEFT adapter folder, put on top of the model.
+        tasks: names of tasks or groups on our shelf, else of lm-eval's own.
+        limit: take only the first documents of each task.
+        batch_size: sequences in one forward pass; it is fixed, since it changes the last digits.
+        progress: shown the requests.
+
+    Raises:
+        UserError: an unknown task, a folder that is no adapter, or log-likelihoods or metrics that are not finite.
+    """
+    if model.backend != "hf":
+        raise UserError(f"An evaluation runs on the backend 'hf', got '{model.backend}'. Change the model's backend.")
+    if limit is not None and limit < 1:
+        raise UserError(f"limit must be at least 1 document, got {limit}.")
+    require("lm_eval", extra="eval")
+    output.mkdir(parents=True, exist_ok=True)
+    with _quiet(output / "lm_eval.log"):
+        loaded = _load_tasks(tasks)
+        lm, setup = _language_model(model, adapter, batch_size, limit, progress)
+        found = _harness(lm, loaded, limit)
+    return _write(output, found, setup)
+
+
+@contextmanager
+def _quiet(log: Path) -> Iterator[None]:
+    """Send lm-eval's warnings to a file, and keep off the console the bars and a deprecation that nobody asked for."""
+    import lm_eval.api.task as module
+    from transformers.utils import logging as transformers_logging
+
+    logger, bar = logging.getLogger("lm_eval"), module.tqdm
+    loading_bars = transformers_logging.is_progress_bar_enabled()
+    handler = logging.FileHandler(log, mode="w", encoding="utf-8")
+    handler.setLevel(logging.WARNING)
+    logger.addHandler(handler)
+    module.tqdm = partial(bar, disable=True)  # one bar a task over its documents; lm-eval has no argument for it
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # PEFT 0.21 reads it from transformers 5.23.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            yield
+    finally:
+        if loading_bars:
+            transformers_logging.enable_progress_bar()
+        module.tqdm = bar
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _load_tasks(names: Sequence[str]) -> dict[str, Any]:
+    """Load tasks from our shelf; index lm-eval's own (half a minute) only if a name is not there."""
+    from lm_eval.tasks import TaskManager
+
+    shelf = str(resources.shelf("eval") / "tasks")
+    ours = manager = TaskManager(include_path=shelf, include_defaults=False)
+    if any(name not in ours.all_tasks for name in names):
+        manager = TaskManager(include_path=shelf)
+    if unknown := [name for name in names if name not in manager.all_tasks]:
+        raise UserError(
+            f"There is no task {', '.join(unknown)}. Give one or more of: {', '.join(ours.all_tasks)}; "
+            "or a name that `lm-eval ls tasks` lists."
+        )
+    if not names:
+        raise UserError(f"No task was given. Give one or more of: {', '.join(ours.all_tasks)}.")
+    loaded: dict[str, Any] = manager.load(list(names))
+    for task in loaded["tasks"].values():
+        task.set_fewshot_seed(SEED)
+    return loaded
+
+
+def _language_model(
+    spec: ModelSpec, adapter: Path | None, batch_size: int, limit: int | None, progress: Progress
+) -> tuple[Any, Setup]:
+    """Load the model into lm-eval's wrapper, with progress and a check for divergence."""
+    from lm_eval.models.huggingface import HFLM
+
+    from udasa.backends_hf import load_causal_lm
+
+    class Reporting(HFLM):  # type: ignore[misc]
+        report: Report = staticmethod(ignore)
+
+        def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+            with progress("evaluate", len(requests)) as self.report:
+                pairs: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+            if bad := sum(not math.isfinite(value) for value, _ in pairs):
+                raise _diverged(f"{bad} of {len(pairs)} log-likelihoods")
+            return pairs
+
+        def _model_call(self, inps: Any, **options: Any) -> Any:
+            logits = super()._model_call(inps, **options)
+            self.report(len(inps))
+            return logits
+
+    digest = None if adapter is None else _adapter_digest(adapter)
+    network, tokenizer = load_causal_lm(spec)
+    setup = Setup(
+        model={field: None if value is None else str(value) for field, value in identity(spec).items()},
+        adapter=digest,
+        chat_template=sha256(str(tokenizer.get_chat_template()).encode()),
+        dtype=str(network.dtype).removeprefix("torch."),
+        device=network.device.type,
+        batch_size=batch_size,
+        limit=limit,
+    )
+    if adapter is not None:
+        network = require("peft", extra="eval").PeftModel.from_pretrained(network, str(adapter)).eval()
+    # Without the logits cache one request is one row of a batch, so rows can be counted.
+    return Reporting(pretrained=network, tokenizer=tokenizer, batch_size=batch_size, logits_cache=False), setup
+
+
+def _harness(lm: Any, loaded: dict[str, Any], limit: int | None) -> dict[str, Any]:
+    """Run lm-eval's `evaluate`; its `simple_evaluate` starts git and pip as well, which takes seconds and prints."""
+    import torch
+    from lm_eval import evaluate as lm_evaluate
+
+    torch.manual_seed(SEED)
+    found: dict[str, Any] = lm_evaluate(
+        lm=lm,
+        task_dict=loaded,
+        limit=limit,
+        bootstrap_iters=0,
+        log_samples=True,
+        apply_chat_template=True,
+        fewshot_as_multiturn=True,
+    )
+    return found
+
+
+def _write(output: Path, found: Mapping[str, Any], setup: Setup) -> Evaluation:
+    """Turn what lm-eval found into our results, and write them with the samples."""
+    texts = {task: _samples_text(samples) for task, samples in found["samples"].items()}
+    tasks = {task: _task_result(task, text, found) for task, text in texts.items()}
+    packages = ("udasa", "lm_eval", "transformers", "torch", *(("peft",) if setup.adapter else ()))
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    evaluation = Evaluation(setup=setup, tasks=tasks, versions=versions)
+    save(output, evaluation, texts)
+    return evaluation
+
+
+def _samples_text(samples: Iterable[Mapping[str, Any]]) -> str:
+    """Return the samples as JSON lines, as `lm_eval --log_samples` writes them."""
+    from lm_eval.utils import handle_non_serializable, sanitize_list
+
+    lines = []
+    for sample in samples:
+        arguments = {
+            f"gen_args_{i}": {f"arg_{j}": part for j, part in enumerate(request)}
+            for i, request in enumerate(sample["arguments"])
+        }
+        responses = {key: sanitize_list(sample[key]) for key in ("resps", "filtered_resps")}
+        form = {**sample, **responses, "arguments": arguments, "target": str(sample["target"])}
+        lines.append(json.dumps(form, default=handle_non_serializable, ensure_ascii=False) + "\n")
+    return "".join(lines)
+
+
+def _task_result(task: str, text: str, found: Mapping[str, Any]) -> TaskResult:
+    """Return the metrics that are a mean over documents, with intervals; lm-eval's own value decides which are."""
+    scored = scores(text)
+    metrics = {}
+    for name, values in scored.values.items():
+        if not all(math.isfinite(value) for value in values.values()):
+            raise _diverged(f"values of {name} in {task}")
+        mean = math.fsum(values.values()) / len(values)
+        base, _, filter_name = name.partition(",")
+        theirs = found["results"][task][f"{base},{filter_name or 'none'}"]
+        if not isinstance(theirs, Real) or not math.isclose(mean, float(theirs), rel_tol=1e-9, abs_tol=1e-12):
+            continue
+        low, high = interval(values, scored.clusters, task, name)
+        up = found["higher_is_better"][task].get(base) is not False
+        metrics[name] = Metric(value=mean, n=len(values), low=low, high=high, higher_is_better=up)
+    if not metrics:
+        raise UserError(f"The task {task} has no metric that is a mean over documents, so nothing can be paired.")
+    return TaskResult(
+        version=str(found["versions"][task]),
+        samples=f"samples_{task}.jsonl",
+        sha256=sha256(text.encode()),
+        metrics=metrics,
+    )
+
+
+def _diverged(what: str) -> UserError:
+    return UserError(
+        f"Some {what} are NaN or infinite: the model has diverged, or its weights or dtype are broken. "
+        "Evaluate an earlier checkpoint, or train with a smaller learning rate."
+    )
+
+
+def _adapter_digest(folder: Path) -> str:
+    files = [folder / "adapter_config.json", folder / "adapter_model.safetensors"]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise UserError(f"{folder} is not a PEFT adapter folder: it holds no {' and no '.join(missing)}.")
+    return sha256("".join(f"{file.name}:{sha256(file.read_bytes())}\n" for file in files).encode())

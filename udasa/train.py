@@ -1,0 +1,502 @@
+"""Staged pairs -> one LoRA adapter, one DPOTrainer run a stage.
+
+out/stages/1-conservative/       the adapter after the stage; its stage.json, written last, marks it complete
+out/adapter_model.safetensors    the adapter after the last stage, with its adapter_config.json
+out/training.json                what was trained on what, written last of all
+"""
+
+import gc
+import hashlib
+import importlib.metadata
+import json
+import math
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import TypeAdapter
+
+from udasa import __version__, backends_hf, schema
+from udasa.backends import Identity, ModelSpec, Report
+from udasa.errors import UserError, require
+from udasa.recipe import Training
+from udasa.run import Progress, silent, write_file
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+    from trl.trainer.dpo_config import DPOConfig
+
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+COLUMNS = ("prompt_id", "prompt", "chosen", "rejected")
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets")
+"""Packages whose versions a training run records."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageResult:
+    """What one stage of training did. Losses are DPO's, in nats; rewards are beta x log-ratio to the reference."""
+
+    stage: str
+    reference: str
+    """`base`, `previous` or `fixed`."""
+    pairs: int
+    """Pairs trained on."""
+    truncated: int
+    """Of these, pairs of which a side was cut to max_length."""
+    dropped: int
+    """Pairs left out: within max_length, chosen and rejected do not differ (the prompt alone may fill it)."""
+    steps: int
+    """Optimiser steps."""
+    seconds: float
+    """Wall time of the steps."""
+    first_loss: float
+    """At the first step, before any update."""
+    last_loss: float
+    """Mean over the last `last_steps` steps."""
+    last_steps: int
+    """A quarter of the steps, rounded up."""
+    reward_accuracy: float
+    """Share of pairs with the higher reward on chosen, over the same steps."""
+    reward_margin: float
+    """Mean reward of chosen minus rejected, over the same steps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What was trained on what: the content of training.json."""
+
+    base_model: str
+    base_revision: str | None
+    base_identity: Identity
+    data: str
+    data_revision: str | None
+    """The commit of a Hub data set, if it has a manifest; else the revision that was asked for."""
+    data_digest: str | None
+    """sha256 of the data set's manifest.json; None without one."""
+    settings: dict[str, Any]
+    """The recipe's `Training`."""
+    stages: tuple[StageResult, ...]
+    skipped: tuple[str, ...]
+    """Stages without pairs."""
+    versions: dict[str, str]
+
+
+class _Stage(NamedTuple):
+    name: str
+    folder: Path
+    pairs: "Dataset"
+
+    @property
+    def marker(self) -> Path:
+        return self.folder / "stage.json"
+
+
+class _Fit(NamedTuple):
+    pairs: "Dataset"
+    truncated: int
+    dropped: int
+
+
+def train(
+    data: str,
+    output: Path,
+    *,
+    policy: ModelSpec,
+    training: Training,
+    revision: str | None = None,
+    progress: Progress = silent,
+) -> Trained:
+    """Carry one LoRA adapter through the stages of a published data set with DPO (Rafailov et al. 2023).
+
+    Args:
+        data: a folder or Hub id of a udasa data set, with a config a stage; a stage without pairs is skipped.
+        output: receives the adapter, the adapter after each stage, and training.json. A stage that is complete
+            there is not trained again.
+        policy: the base model.
+        training: stages, reference and optimisation.
+        revision: tag or commit of a Hub data set.
+        progress: shown the optimiser steps of each stage.
+
+    Raises:
+        UserError: the data set does not fit, `output` holds stages of other settings, the first loss is not ln 2
+            where the policy is its own reference, or a loss or gradient is not finite.
+        MissingExtraError: the extra `train` is not installed.
+    """
+    for module in ("trl", "peft"):
+        require(module, extra="train")
+    run = {
+        "base_model": policy.model,
+        "base_revision": policy.revision,
+        "base_identity": backends_hf.identity(policy),
+        "settings": TypeAdapter(Training).dump_python(training, mode="json"),
+    }
+    with _quiet(), TemporaryDirectory(prefix="udasa-", ignore_cleanup_errors=True) as cache:
+        pairs = _read(data, training.stages, revision, cache)
+        stages = [_Stage(s, output / "stages" / f"{n}-{s}", pairs[s]) for n, s in enumerate(pairs, 1) if len(pairs[s])]
+        pinned = run | {"pairs": {name: _digest(rows) for name, rows in pairs.items()}}
+        results = _finished(stages, output, pinned)
+        (output / "training.json").unlink(missing_ok=True)
+        results += _train_stages(stages, len(results), policy, training, pinned, progress)
+    for name in ADAPTER_FILES:
+        shutil.copyfile(stages[-1].folder / name, output / name)
+    commit, manifest = _release(data, revision)
+    trained = Trained(
+        **run,
+        data=data,
+        data_revision=commit,
+        data_digest=manifest,
+        stages=tuple(results),
+        skipped=tuple(name for name, rows in pairs.items() if not len(rows)),
+        versions={"udasa": __version__} | {name: importlib.metadata.version(name) for name in PACKAGES},
+    )
+    write_file(output / "training.json", _json(asdict(trained)))
+    return trained
+
+
+def _read(data: str, stages: Sequence[str], revision: str | None, cache: str) -> dict[str, "Dataset"]:
+    """Return the pairs of each stage; a stage that the data set leaves out, or its split 'train', has none.
+
+    A folder is read through `cache`, a new one: the common cache of `datasets` knows a folder by its last name and
+    its card alone, and would give the old rows of a folder that was written again.
+    """
+    from datasets import Dataset, get_dataset_config_names, load_dataset_builder
+    from datasets.exceptions import DatasetGenerationError
+
+    def rows(stage: str) -> Dataset:
+        cache_dir = cache if Path(data).is_dir() else None
+        builder = load_dataset_builder(data, stage, revision=revision, cache_dir=cache_dir)
+        builder.download_and_prepare()
+        split = builder.info.splits.get("train")
+        # `load_dataset` refuses a split without rows
+        return builder.as_dataset(split="train") if split and split.num_examples else none
+
+    none = Dataset.from_dict({name: [] for name in COLUMNS})
+    try:
+        configs = get_dataset_config_names(data, revision=revision)
+        pairs = {stage: rows(stage) if stage in configs else none for stage in stages}
+    except (ValueError, FileNotFoundError, DatasetGenerationError) as error:
+        why = str(error.__cause__ or error).rstrip(".")
+        raise UserError(f"{data} cannot be read: {why}. Check the name and the revision.") from error
+    if not set(configs) & set(schema.STAGES):
+        raise UserError(
+            f"{data} is not a udasa data set: its configs are {', '.join(configs)}; expected the stages "
+            f"{', '.join(schema.STAGES)}. Publish one with `udasa publish`."
+        )
+    if not any(map(len, pairs.values())):
+        raise UserError(f"{data} has no training pairs in {', '.join(stages)}. Build from more prompts.")
+    for stage, table in pairs.items():
+        if missing := [name for name in COLUMNS if name not in table.column_names]:
+            raise UserError(
+                f"Stage '{stage}' of {data} lacks {', '.join(missing)}; it has {', '.join(table.column_names)}. "
+                "Publish a data set with `udasa publish`."
+            )
+    return {stage: table.select_columns(list(COLUMNS)) for stage, table in pairs.items()}
+
+
+def _digest(pairs: "Dataset") -> str:
+    """Return the sha256 of the rows in their order, as hex."""
+    digest = hashlib.sha256()
+    for row in pairs:
+        digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _release(data: str, revision: str | None) -> tuple[str | None, str | None]:
+    """Return the data set's commit on the Hub and the sha256 of its manifest.json, each None where there is none."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    commit, manifest = revision, Path(data) / "manifest.json"
+    if not Path(data).is_dir():
+        try:
+            manifest = Path(hf_hub_download(data, "manifest.json", repo_type="dataset", revision=revision))
+            commit = manifest.parent.name  # the Hub's cache is .../snapshots/<commit>/manifest.json
+        except EntryNotFoundError:
+            return revision, None
+    return commit, hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
+
+
+def _finished(stages: Sequence[_Stage], output: Path, pinned: Mapping[str, Any]) -> list[StageResult]:
+    """Return the results of the leading stages that are complete in `output`."""
+    for marker in sorted(output.glob("stages/*/stage.json")):
+        before, now = _leaves(json.loads(marker.read_bytes())["run"]), _leaves(pinned)
+        if changed := [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]:
+            raise UserError(
+                f"{output} holds stages of another run: "
+                + "; ".join(f"{k} is {before.get(k)!r} there and {now.get(k)!r} now" for k in changed)
+                + ". Train into a new folder, or with the settings and data that began this one."
+            )
+    results = []
+    for stage in stages:
+        if not stage.marker.is_file():
+            break
+        results.append(StageResult(**json.loads(stage.marker.read_bytes())["result"]))
+    return results
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """Flatten nested dictionaries to `outer.inner` keys."""
+    if not isinstance(value, Mapping):
+        return {path: value}
+    return {k: v for key, sub in value.items() for k, v in _leaves(sub, f"{path}.{key}".lstrip(".")).items()}
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    """Return JSON; a number that is not finite is a ValueError."""
+    return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _train_stages(
+    stages: Sequence[_Stage],
+    num_done: int,
+    policy: ModelSpec,
+    training: Training,
+    pinned: Mapping[str, Any],
+    progress: Progress,
+) -> list[StageResult]:
+    """Check the pairs of every stage that is left, before any step; then train them in order."""
+    left = stages[num_done:]
+    if not left:
+        return []
+    tokenizer = backends_hf.load_causal_lm(policy)[1]
+    fits = [_fit(stage, tokenizer, training.max_length) for stage in left]
+    start = stages[num_done - 1].folder if num_done else None
+    results = []
+    for stage, fit in zip(left, fits, strict=True):
+        result = _train_stage(stage, fit, start, policy, training, progress)
+        write_file(stage.marker, _json({"run": pinned, "result": asdict(result)}))
+        results.append(result)
+        start = stage.folder
+        gc.collect()  # a trainer is a reference cycle, and holds a model
+    return results
+
+
+def _fit(stage: _Stage, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> _Fit:
+    """Leave out the pairs without a difference in the first `max_length` tokens; TRL drops some of them silently.
+
+    Raises:
+        UserError: the two sides of a pair are the same tokens, or no pair is left.
+    """
+
+    def tokens(messages: list[dict[str, str]]) -> list[int]:
+        encoded: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
+        return list(encoded["input_ids"])
+
+    kept, truncated = [], 0
+    for index, row in enumerate(stage.pairs):
+        chosen, rejected = (tokens(row["prompt"] + row[side]) for side in ("chosen", "rejected"))
+        if chosen == rejected:
+            raise UserError(
+                f"Pair {row['prompt_id']} of stage '{stage.name}' has the same {len(chosen)} tokens as chosen and as "
+                "rejected once the chat template is applied. Remove it, or build the pairs again."
+            )
+        if chosen[:max_length] != rejected[:max_length]:
+            kept.append(index)
+            truncated += max(len(chosen), len(rejected)) > max_length
+    if not kept:
+        raise UserError(
+            f"No pair of stage '{stage.name}' shows a difference within max_length={max_length} tokens "
+            f"({len(stage.pairs)} pairs). Raise max_length."
+        )
+    return _Fit(stage.pairs.select(kept), truncated, len(stage.pairs) - len(kept))
+
+
+def _train_stage(
+    stage: _Stage, fit: _Fit, start: Path | None, policy: ModelSpec, training: Training, progress: Progress
+) -> StageResult:
+    """Train one stage from the adapter in `start` and save its adapter."""
+    shutil.rmtree(stage.folder, ignore_errors=True)  # what an interrupted run left
+    trainer = _make_trainer(stage, fit, start, policy, training)
+    if len(trainer.train_dataset) != len(fit.pairs):
+        raise UserError(
+            f"TRL kept {len(trainer.train_dataset)} of the {len(fit.pairs)} pairs of stage '{stage.name}'; all should "
+            f"be used. Raise max_length, now {training.max_length}."
+        )
+    is_reference = training.reference == "previous" or (training.reference == "base" and start is None)
+    with progress(f"train {stage.name}", _num_steps(len(fit.pairs), training)) as report:
+        trainer.add_callback(_make_watch(stage.name, is_reference, start, report))
+        began = time.perf_counter()
+        trainer.train()
+        seconds = time.perf_counter() - began
+    _save_adapter(trainer.model, stage.folder, policy)
+    return _summarise(stage.name, fit, training.reference, seconds, trainer.state.log_history)
+
+
+def _num_steps(num_pairs: int, training: Training) -> int:
+    """Return the optimiser steps of a stage, as the trainer counts them: a last, smaller step closes each epoch."""
+    per_epoch = math.ceil(
+        math.ceil(num_pairs / training.device_batch_size) * training.device_batch_size / training.batch_size
+    )
+    return math.ceil(training.epochs * per_epoch)
+
+
+def _make_trainer(stage: _Stage, fit: _Fit, start: Path | None, policy: ModelSpec, training: Training) -> Any:
+    """Return a DPOTrainer whose policy is the adapter in `start` and whose reference is the one `training` names.
+
+    TRL's reference is `ref_model` if given; else, of a PeftModel, its adapter as it comes (copied to one named
+    "ref"); else the model with its adapter off. So for `base` the trainer makes a fresh adapter, and the weights of
+    the previous stage are loaded into that.
+    """
+    from peft import LoraConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
+    from transformers import PrinterCallback
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    base, tokenizer = backends_hf.load_causal_lm(policy)
+    config = _config(stage.folder, base, training)
+    targets = training.lora_targets
+    lora = LoraConfig(
+        r=training.lora_rank,
+        lora_alpha=training.lora_alpha,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
+    continues = start is not None and training.reference == "previous"
+    trainer: Any = DPOTrainer(
+        model=PeftModel.from_pretrained(base, str(start), is_trainable=True) if continues else base,
+        ref_model=_fixed_reference(training, tokenizer),
+        args=config,
+        train_dataset=fit.pairs,
+        processing_class=tokenizer,
+        peft_config=None if continues else lora,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if start is not None and not continues:
+        loaded: Any = set_peft_model_state_dict(trainer.model, load_peft_weights(str(start), device="cpu"))
+        assert not loaded.unexpected_keys and not any("lora_" in key for key in loaded.missing_keys)
+    return trainer
+
+
+def _config(folder: Path, model: "PreTrainedModel", training: Training) -> "DPOConfig":
+    import torch
+    from trl.trainer.dpo_config import DPOConfig
+
+    on_cpu = model.device.type == "cpu"
+    return DPOConfig(
+        output_dir=str(folder),
+        beta=training.beta,
+        learning_rate=training.learning_rate,
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=training.device_batch_size,
+        gradient_accumulation_steps=training.batch_size // training.device_batch_size,
+        max_length=training.max_length,
+        seed=training.seed,
+        use_cpu=on_cpu,
+        bf16=not on_cpu and model.dtype == torch.bfloat16 and torch.cuda.is_bf16_supported(),
+        activation_checkpointing=not on_cpu,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # the default shows a mean in the place of a NaN
+        disable_tqdm=True,
+        report_to="none",
+        save_strategy="no",
+    )
+
+
+def _fixed_reference(training: Training, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel | None":
+    if training.fixed_reference is None:
+        return None
+    reference, its_tokenizer = backends_hf.load_causal_lm(training.fixed_reference)
+    if its_tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"The fixed reference {training.fixed_reference.model} has another vocabulary than the policy, so their "
+            "log-probabilities cannot be compared. Name a model with the policy's tokenizer."
+        )
+    return reference
+
+
+def _make_watch(stage: str, is_reference: bool, start: Path | None, report: Report) -> "TrainerCallback":
+    """Return a callback that reports each step and stops a run that has gone wrong.
+
+    Where the policy is its own reference (`is_reference`), every log-ratio of the first step is 0, so its loss must
+    be -log sigmoid(0) = ln 2, within 1e-3 in float32 and 1e-2 else.
+    """
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            report(1)
+
+        def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            logs = given["logs"]
+            if "loss" not in logs:  # the summary after the last step
+                return
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite(logs[name]):
+                    good = f"the adapter in {start}" if start else "the base model: no stage is complete"
+                    raise UserError(
+                        f"{name} is {logs[name]} at step {state.global_step} of stage '{stage}'; it must be finite. "
+                        f"Nothing of this stage was saved; the last good checkpoint is {good}. "
+                        "Lower the learning rate, or use another dtype."
+                    )
+            tolerance = 1e-3 if str(given["model"].dtype) == "torch.float32" else 1e-2
+            if is_reference and state.global_step == 1 and abs(logs["loss"] - math.log(2)) > tolerance:
+                raise UserError(
+                    f"The first loss of stage '{stage}' is {logs['loss']:.4f}; expected ln 2 = {math.log(2):.4f} "
+                    f"within {tolerance:g}, for there the policy is its own reference. Likely causes: the reference is "
+                    "another model, or the adapter is not off in it; policy and reference run in different dtypes, or "
+                    "with dropout; the chat template gives them different tokens."
+                )
+
+    return Watch()
+
+
+def _save_adapter(model: Any, folder: Path, policy: ModelSpec) -> None:
+    """Save the trained adapter, naming the base model as the recipe does and not where it lies on this machine."""
+    config = model.peft_config["default"]
+    config.base_model_name_or_path, config.revision = policy.model, policy.revision
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)  # a set has another order in every process
+    # "auto" would ask the Hub for the base model's config; embeddings get no adapter here
+    model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's unfilled model card
+
+
+def _summarise(
+    stage: str, fit: _Fit, reference: str, seconds: float, history: Sequence[Mapping[str, float]]
+) -> StageResult:
+    steps = [entry for entry in history if "loss" in entry]
+    last = steps[-math.ceil(len(steps) / 4) :]
+
+    def mean(name: str) -> float:
+        return math.fsum(entry[name] for entry in last) / len(last)
+
+    return StageResult(
+        stage=stage,
+        reference=reference,
+        pairs=len(fit.pairs),
+        truncated=fit.truncated,
+        dropped=fit.dropped,
+        steps=len(steps),
+        seconds=seconds,
+        first_loss=steps[0]["loss"],
+        last_loss=mean("loss"),
+        last_steps=len(last),
+        reward_accuracy=mean("rewards/accuracies"),
+        reward_margin=mean("rewards/margins"),
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep progress bars, and a deprecation that PEFT and TRL cause, off the console; put the bars back after."""
+    import datasets
+    from transformers.utils import logging
+
+    data_bars, model_bars = not datasets.are_progress_bars_disabled(), logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            yield
+    finally:
+        if data_bars:
+            datasets.enable_progress_bars()
+        if model_bars:
+            logging.enable_progress_bar()
