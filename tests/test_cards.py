@@ -137,6 +137,20 @@ def test_the_numbers_on_the_card_are_the_manifests() -> None:
     assert manifest["recipe_digest"] in card
 
 
+def test_a_folder_on_no_hub_has_a_card_without_a_repository() -> None:
+    card = cards.render_dataset_card(made_manifest(), None)
+    cards.validate(card, "dataset")
+    assert 'load_dataset("path/to/this/folder", "exploratory")' in card
+    assert "revision=" not in card
+
+
+@pytest.mark.parametrize("config", cards.CONFIGS)
+def test_rows_of_a_configuration(config: str) -> None:
+    stages = made_manifest()["counts"]["stages"]
+    expected = {"responses": {"train": 43, "test": 5}, "all": {"train": 44, "test": 4}} | stages
+    assert cards.rows(made_manifest(), config) == expected[config]
+
+
 def test_every_column_of_a_pair_is_described() -> None:
     described = rows_of(dataset_card(), "### Columns of a pair")
     assert [row[0] for row in described] == schema.PAIRS.names
@@ -276,6 +290,22 @@ def test_a_literal_is_python_and_closes_no_fence(text: str) -> None:
     assert "`" not in cards.literal(text)
 
 
+def test_what_training_recorded_beyond_the_needed_is_shown() -> None:
+    facts = made_facts(base_identity={"model": "/home/x", "origin": "package weights:y"})
+    facts["stages"][0]["dropped"] = 3
+    facts["settings"]["fixed_reference"] = {"model": "/home/someone/reference", "revision": None}
+    card = cards.render_model_card(facts, "org/x")
+    assert "| 14 | 3 | 1 | 6 |" in card
+    assert "package weights:y" in card
+    assert "reference (local folder)" in card
+    assert "/home" not in card
+
+
+def test_lists_in_a_sentence_keep_their_spaces() -> None:
+    assert "torch `2.13.0`, transformers `5.3.0`." in dataset_card()
+    assert "| judge (the policy judges itself) |" in dataset_card()
+
+
 def test_hidden_characters_are_shown_and_joiners_between_letters_stay() -> None:
     assert figures.visible("a\u202eb\u200bc\x00") == "a[U+202E]b[U+200B]c[U+0000]"
     assert figures.visible("می\u200cخواهم 👩\u200d👧") == "می\u200cخواهم 👩\u200d👧"
@@ -330,7 +360,7 @@ def test_a_missing_field_of_the_manifest_is_an_error() -> None:
         cards.render_dataset_card(manifest, "org/x")
 
 
-@pytest.mark.parametrize("repo", ["/tmp/x", "a/b/c", 'x"y', "org/`x`"])
+@pytest.mark.parametrize("repo", ["/somewhere/x", "a/b/c", 'x"y', "org/`x`"])
 def test_a_repository_id_must_be_one(repo: str) -> None:
     with pytest.raises(UserError, match="repository id"):
         cards.render_dataset_card(made_manifest(), repo)

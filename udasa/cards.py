@@ -47,17 +47,20 @@ MEANINGS = {
     "prompt": ("the conversation before the answer, as role and content", ""),
     "chosen": ("the answer with the lowest u under the risk ceiling", ""),
     "rejected": ("a less certain answer to the same prompt", ""),
-    "chosen_id": ("id of the chosen answer in `responses`", ""),
-    "rejected_id": ("id of the rejected answer in `responses`", ""),
+    "chosen_id": ("id of the chosen answer in the configuration responses", ""),
+    "rejected_id": ("id of the rejected answer in the configuration responses", ""),
     "u_chosen": ("the three uncertainties of the chosen answer as one number", "rank share, 0 to 1"),
     "u_rejected": ("the three uncertainties of the rejected answer as one number", "rank share, 0 to 1"),
-    "gap": ("u_rejected − u_chosen", "rank share, 0 to 1"),
+    "gap": ("u of the rejected answer minus u of the chosen one", "rank share, 0 to 1"),
     "semantic_uncertainty": ("how far the answer's meaning is from the other answers'; 1 − semantic density", "0 to 1"),
     "factual_uncertainty": ("how little the other answers support its sentences; null without a claim", "0 to 1"),
     "value_uncertainty": ("entropy of the judge's mean verdict over the constitution", "nats"),
     "value_disagreement": ("the part of value uncertainty that comes from principles disagreeing", "nats"),
     "value_risk": ("1 − mean probability that the answer is acceptable", "probability, 0 to 1"),
-    "value_position_bias": ("how much the verdict moves with the order of the two options", "probability"),
+    "value_position_bias": (
+        "P(acceptable) with that option named first, minus the same with it named second",
+        "−1 to 1",
+    ),
     "stage": ("conservative, moderate or exploratory, by the gap", ""),
     "split": ("train or test, by the prompt's hash", ""),
     "task": ("what the prompt is for", ""),
@@ -76,18 +79,19 @@ _REQUIRED: Mapping[Kind, tuple[str, ...]] = {
 _LOCAL_BASE = "local-base-model"
 
 
-def render_dataset_card(manifest: Mapping[str, Any], repo: str, figures: Sequence[tuple[str, str]] = ()) -> str:
+def render_dataset_card(manifest: Mapping[str, Any], repo: str | None, figures: Sequence[tuple[str, str]] = ()) -> str:
     """Return the README.md of a published data set; every number on it is the manifest's.
 
     Args:
         manifest: what `udasa.publish` wrote.
-        repo: Hub id that the examples load.
+        repo: Hub id that the examples load; None for a folder that is on no Hub.
         figures: (path in the repository, caption) of each image.
 
     Raises:
         UserError: the repository's id or a figure's path does not fit, or a number is NaN or infinite.
     """
-    _check_repo(repo)
+    if repo is not None:
+        _check_repo(repo)
     for path, _ in figures:
         if not re.fullmatch(r"[\w-][\w./-]*", path) or ".." in path:
             raise UserError(f"The figure path '{path}' must be a plain relative path inside the repository.")
@@ -102,7 +106,7 @@ def render_dataset_card(manifest: Mapping[str, Any], repo: str, figures: Sequenc
         splits=schema.SPLITS,
         outcomes=schema.OUTCOMES,
         meanings=MEANINGS,
-        empty=[_NO_PAIRS.format(stage) for stage in schema.STAGES if not _rows(manifest, stage)],
+        empty=[_NO_PAIRS.format(stage) for stage in schema.STAGES if not rows(manifest, stage)],
         similarity=manifest["models"]["entailer"].get("kind") == "similarity",
     )
 
@@ -159,7 +163,7 @@ def escape(value: str) -> Markup:
 def code(value: object) -> Markup:
     """Return `value` as a code span."""
     text = str(value)
-    if re.fullmatch(r"[\w./:=,+\-@()~^]+", text, re.ASCII):
+    if re.fullmatch(r"[\w./:=,+\-@()~^]+(?: [\w./:=,+\-@()~^]+)*", text, re.ASCII):
         return Markup(f"`{text}`")
     return Markup(f"<code>{escape(text)}</code>")
 
@@ -227,17 +231,17 @@ def _dataset_front_matter(manifest: Mapping[str, Any]) -> dict[str, Any]:
     configs: list[dict[str, Any]] = []
     infos: list[dict[str, Any]] = []
     for name in CONFIGS:
-        rows = _rows(manifest, name)
-        if not rows:
+        counts = rows(manifest, name)
+        if not counts:
             continue
         table = schema.SCORED if name == "responses" else schema.PAIRS
-        files = [{"split": split, "path": _glob(name, split)} for split in rows]
+        files = [{"split": split, "path": _glob(name, split)} for split in counts]
         configs.append({"config_name": name, "data_files": files} | ({"default": True} if name == "all" else {}))
         infos.append(
             {
                 "config_name": name,
                 "features": Features.from_arrow_schema(table)._to_yaml_list(),
-                "splits": [{"name": split, "num_examples": count} for split, count in rows.items()],
+                "splits": [{"name": split, "num_examples": count} for split, count in counts.items()],
             }
         )
     return {
@@ -252,8 +256,8 @@ def _dataset_front_matter(manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rows(manifest: Mapping[str, Any], config: str) -> dict[str, int]:
-    """Return the rows of each split that has any: `datasets` cannot load a split without rows."""
+def rows(manifest: Mapping[str, Any], config: str) -> dict[str, int]:
+    """Return the rows of each split of a configuration that has any: `datasets` cannot load a split without rows."""
     if config == "responses":
         files = manifest["files"].items()
         counts = {s: sum(f["rows"] for path, f in files if path.startswith(f"responses/{s}-")) for s in schema.SPLITS}
@@ -277,9 +281,7 @@ def _columns() -> Iterator[tuple[str, str, str, str]]:
         meaning, unit = MEANINGS[field.name] if field.name in MEANINGS else MEANINGS[rest]
         if field.name not in MEANINGS:
             meaning = f"{side} answer: {meaning}"
-        kind = (
-            "list of {role, content}" if field.type == schema.MESSAGES else str(field.type).replace("double", "float64")
-        )
+        kind = "list of messages" if field.type == schema.MESSAGES else str(field.type).replace("double", "float64")
         yield field.name, kind, meaning, unit
 
 

@@ -249,7 +249,7 @@ def card(
         facts = _facts(folder, "manifest.json" if kind == "dataset" else "training.json")
         if kind == "dataset":
             pictures = [(f"figures/{p.name}", p.stem.capitalize()) for p in sorted((folder / "figures").glob("*.svg"))]
-            text = cards.render_dataset_card(facts, repo or str(folder), pictures)
+            text = cards.render_dataset_card(facts, repo, pictures)
         else:
             results = run_compare(before, after) if before and after else None
             text = cards.render_model_card(facts, repo or folder.name, results)

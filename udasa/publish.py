@@ -108,7 +108,7 @@ def assemble(build: Path, target: str, version: str, into: Path) -> dict[str, An
         path.relative_to(into).as_posix(): _file_facts(path) for path in sorted(into.rglob("*")) if path.is_file()
     }
     (into / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    card = cards.render_dataset_card(manifest, target if not is_folder(target) else "local/TODO", drawn)
+    card = cards.render_dataset_card(manifest, None if is_folder(target) else target, drawn)
     cards.validate(card, "dataset")
     (into / "README.md").write_text(card, encoding="utf-8")
     return manifest
@@ -146,7 +146,9 @@ def _write_figures(
     manifest: Mapping[str, Any], pairs: pl.DataFrame, scored: pl.DataFrame, into: Path
 ) -> list[tuple[str, str]]:
     """Draw the card's figures; returns (path, caption) of each."""
-    drawn = {
+    import altair as alt
+
+    drawn: dict[str, tuple[alt.TopLevelMixin, str]] = {
         "uncertainties": (figures.uncertainty_chart(scored), "The three uncertainties over all responses."),
         "gap": (figures.gap_chart(pairs, manifest["thresholds"]), "The uncertainty gap of the pairs, by stage."),
         "stages": (figures.stage_chart(manifest["tasks"]), "Pairs by task and stage."),

@@ -1,0 +1,101 @@
+"""The seams of the vLLM engine, without vLLM: what is asked of it, and what its answers become."""
+
+import math
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from udasa.backends import Exchange, ModelSpec, Principle, Sampling, make_entailer, make_judge, make_sampler
+from udasa.errors import MissingExtraError, UserError
+
+SPEC = ModelSpec(model="org/name", revision="abc", backend="vllm", dtype="bfloat16")
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """A module `vllm` that writes down how it is called and answers from `engine.answers`."""
+    record = SimpleNamespace(options=None, chats=[], settings=None, answers=None)
+
+    class LLM:
+        def __init__(self, **options):
+            record.options = options
+
+        def chat(self, conversations, settings, use_tqdm):
+            record.chats, record.settings = conversations, settings
+            each = settings if isinstance(settings, list) else [settings] * len(conversations)
+            return [record.answers(chat, s) for chat, s in zip(conversations, each, strict=True)]
+
+    module = ModuleType("vllm")
+    module.LLM = LLM
+    module.SamplingParams = lambda **options: SimpleNamespace(**options)
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    return record
+
+
+def completion(text, tokens, logprob, reason):
+    return SimpleNamespace(
+        outputs=[SimpleNamespace(text=text, token_ids=tokens, cumulative_logprob=logprob, finish_reason=reason)]
+    )
+
+
+def test_every_response_is_a_request_with_its_own_seed(engine):
+    engine.answers = lambda chat, s: completion(
+        f" {chat[0]['content']} {s.seed} ", [1, 2], -3.0, "length" if s.seed == 9 else "stop"
+    )
+    bye = [{"role": "user", "content": "Bye"}]
+    settings = Sampling(k=2, temperature=0.7, top_p=0.9, max_new_tokens=5)
+    drawn = make_sampler(SPEC, settings).sample([HELLO, bye], [[7, 8], [9, 10]])
+    assert [[r.text for r in row] for row in drawn] == [["Hello 7", "Hello 8"], ["Bye 9", "Bye 10"]]
+    assert [[r.finish_reason for r in row] for row in drawn] == [["stop", "stop"], ["length", "stop"]]
+    assert (drawn[0][0].logprob_sum, drawn[0][0].logprob_mean, drawn[0][0].num_tokens) == (-3.0, -1.5, 2)
+    first = engine.settings[0]
+    assert (first.temperature, first.top_p, first.max_tokens, first.logprobs) == (0.7, 0.9, 5, 0)
+
+
+def test_the_engine_measures_the_model_itself_and_runs_no_remote_code(engine):
+    make_sampler(SPEC, Sampling())
+    assert engine.options["trust_remote_code"] is False
+    assert engine.options["logprobs_mode"] == "raw_logprobs"
+    assert engine.options["generation_config"] == "vllm"
+    assert engine.options["enable_prefix_caching"] is True
+    assert (engine.options["model"], engine.options["revision"], engine.options["dtype"]) == (
+        "org/name",
+        "abc",
+        "bfloat16",
+    )
+
+
+def test_the_judge_reads_both_orders(engine):
+    def answers(chat, settings):
+        yes_first = "A. Yes" in chat[0]["content"]
+        candidates = {1: (" A", 0.6 if yes_first else 0.2), 2: ("B", 0.2 if yes_first else 0.3), 3: ("The", 0.1)}
+        top = {i: SimpleNamespace(decoded_token=t, logprob=math.log(p)) for i, (t, p) in candidates.items()}
+        return SimpleNamespace(outputs=[SimpleNamespace(logprobs=[top])])
+
+    engine.answers = answers
+    p = make_judge(SPEC, (Principle(id="a", question="Is it safe?"),)).judge(
+        [Exchange(HELLO, "Hi"), Exchange(HELLO, "No")]
+    )
+    np.testing.assert_allclose(p, [[[0.75, 0.6]], [[0.75, 0.6]]])
+    assert (engine.settings.max_tokens, engine.settings.temperature) == (1, 0.0)
+
+
+def test_a_judge_without_the_options_is_refused(engine):
+    top = {1: SimpleNamespace(decoded_token="The", logprob=-0.1)}
+    engine.answers = lambda chat, settings: SimpleNamespace(outputs=[SimpleNamespace(logprobs=[top])])
+    with pytest.raises(UserError, match="gives no probability to either option 'A' or 'B'"):
+        make_judge(SPEC, (Principle(id="a", question="Is it safe?"),)).judge([Exchange(HELLO, "Hi")])
+
+
+def test_an_entailer_does_not_run_on_vllm():
+    with pytest.raises(UserError, match="set its backend to 'hf'"):
+        make_entailer(SPEC, "nli", 0.8)
+
+
+def test_without_vllm_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'udasa\[vllm\]'"):
+        make_sampler(SPEC, Sampling())

@@ -1,0 +1,247 @@
+"""Responses -> scored: which questions are asked, and what becomes of the answers."""
+
+from collections.abc import Mapping, Sequence
+from math import log
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.tables import CONSTITUTION, answered, reply, responses
+from udasa import schema
+from udasa.backends import Exchange, FakeEntailer, FakeJudge, Floats, Report, ignore
+from udasa.score import Scorer, claims
+
+LN2 = log(2)
+PERHAPS = (0.5, 0.2, 0.3)
+
+
+class Entailer:
+    """Answers from a table (else `PERHAPS`), and keeps every question."""
+
+    def __init__(self, answers: Mapping[tuple[str, str], tuple[float, float, float]] | None = None) -> None:
+        self.answers = answers or {}
+        self.asked: list[tuple[str, str]] = []
+
+    def entail(self, pairs: Sequence[tuple[str, str]], report: Report = ignore) -> Floats:
+        self.asked += pairs
+        return np.array([self.answers.get(pair, PERHAPS) for pair in pairs], dtype=np.float64).reshape(-1, 3)
+
+
+class Judge:
+    """Finds texts with `bad` in them unacceptable, and keeps every exchange."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, str]] = []
+
+    def judge(self, exchanges: Sequence[Exchange], report: Report = ignore) -> Floats:
+        self.asked += [(exchange.messages, exchange.response) for exchange in exchanges]
+        p = [[[0.1, 0.3], [0.4, 0.4]] if "bad" in e.response else [[0.9, 0.7], [1.0, 1.0]] for e in exchanges]
+        return np.array(p, dtype=np.float64).reshape(-1, 2, 2)
+
+
+def texts(name: str, *replies: str, **changes: Any) -> dict[str, Any]:
+    return answered(name, *(reply(text, **changes) for text in replies))
+
+
+def score(*rows: Mapping[str, Any], entailer: Any = None, judge: Any = None) -> list[dict[str, Any]]:
+    scored = Scorer(entailer or Entailer(), judge or Judge())(responses(*rows))
+    assert scored.schema == schema.SCORED
+    found: list[dict[str, Any]] = scored.to_pylist()
+    return found
+
+
+def column(row: Mapping[str, Any], name: str) -> list[Any]:
+    return [one[name] for one in row["responses"]]
+
+
+# --- claims
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", []),
+        ("  \n ", []),
+        ("42. 7!", []),
+        ("Paris.", ["Paris."]),
+        ("  Paris is big.   It rains. ", ["Paris is big.", "It rains."]),
+        ("I'm sorry, but I can't help with that.", []),
+        ("I’m sorry.", []),
+        ("Sorry, no.", []),
+        ("I cannot help. Dr. Smith is 5 ft tall.", ["Dr. Smith is 5 ft tall."]),
+        ("I would rather not say.", []),
+        ("As an AI, I have no opinion.", []),
+        ("I can help.", ["I can help."]),
+        ("She said: I'm sorry.", ["She said: I'm sorry."]),
+        ("¿Qué? Él no.", ["¿Qué?", "Él no."]),
+    ],
+)
+def test_claims_leave_out_refusals_and_what_has_no_letter(text: str, found: list[str]) -> None:
+    assert claims(text) == found
+
+
+# --- which questions are asked
+
+
+def test_every_question_is_asked_once_and_no_other() -> None:
+    entailer = Entailer()
+    score(texts("p", "A is. B is.", "C is.", "C is."), texts("q", "C is.", "A is. B is.", ""), entailer=entailer)
+    assert len(entailer.asked) == len(set(entailer.asked))
+    assert set(entailer.asked) == {
+        ("A is. B is.", "C is."),
+        ("C is.", "A is. B is."),
+        ("C is.", "A is."),
+        ("C is.", "B is."),
+        *((a, b) for a in ("A is. B is.", "C is.") for b in ("",)),
+        *(("", b) for b in ("A is. B is.", "C is.", "A is.", "B is.")),
+    }
+
+
+def test_a_text_is_never_asked_about_itself_or_its_own_sentences() -> None:
+    entailer = Entailer()
+    score(texts("p", "A is. B is.", "A is."), entailer=entailer)
+    assert set(entailer.asked) == {("A is. B is.", "A is."), ("A is.", "A is. B is."), ("A is.", "B is.")}
+
+
+def test_equal_responses_ask_nothing() -> None:
+    entailer = Entailer()
+    score(texts("p", "A is.", "A is."), texts("q", ""), entailer=entailer)
+    assert entailer.asked == []
+
+
+def test_every_distinct_reply_to_a_prompt_is_judged_once() -> None:
+    judge = Judge()
+    rows = texts("p", "good", "bad", "good", ""), texts("q", "good")
+    scored = score(*rows, judge=judge)
+    first, second = (row["messages"] for row in rows)
+    assert judge.asked == [(first, "good"), (first, "bad"), (second, "good")]
+    assert column(scored[0], "value_risk") == pytest.approx([0.1, 0.7, 0.1, None])
+
+
+# --- what becomes of the answers
+
+
+def test_two_responses_by_hand() -> None:
+    answers = {
+        ("A is. B is.", "C is."): (0.6, 0.2, 0.2),
+        ("C is.", "A is. B is."): (0.5, 0.3, 0.2),
+        ("C is.", "A is."): (0.9, 0.0, 0.1),
+        ("C is.", "B is."): (0.1, 0.6, 0.3),
+    }
+    rows = [reply("A is. B is.", logprob_mean=log(0.1)), reply("C is.", logprob_mean=log(0.3))]
+    row = score(answered("p", *rows), entailer=Entailer(answers))[0]
+    assert column(row, "cluster") == [0, 0]
+    assert (row["semantic_entropy"], row["num_semantic_sets"]) == (0.0, 1)
+    assert column(row, "semantic_uncertainty") == pytest.approx([1 - (0.25 + 0.75 * 0.7), 1 - (0.25 * 0.65 + 0.75)])
+    assert column(row, "factual_uncertainty") == pytest.approx([1 - (0.9 + 0.25) / 2, 1 - 0.75])
+    assert column(row, "value_risk") == pytest.approx([0.1, 0.1])
+    assert column(row, "value_position_bias") == pytest.approx([0.1, 0.1])
+
+
+def test_without_one_log_probability_the_discrete_forms_hold() -> None:
+    contra = {(a, b): (0.0, 0.0, 1.0) for a in ("A.", "B.") for b in ("A.", "B.")}
+    rows = [reply("A.", logprob_mean=-0.1), reply("A.", logprob_mean=-9.0), reply("B.", logprob_mean=None)]
+    row = score(answered("p", *rows), entailer=Entailer(contra))[0]
+    assert row["semantic_entropy"] == pytest.approx(-(2 / 3 * log(2 / 3) + 1 / 3 * log(1 / 3)))
+    assert column(row, "semantic_uncertainty") == pytest.approx([1 / 3, 1 / 3, 2 / 3])
+
+
+def test_repeats_support_each_other() -> None:
+    row = score(texts("p", "A is.", "A is.", "B is."))[0]
+    support = 0.5 / 0.8
+    assert column(row, "factual_uncertainty") == pytest.approx([1 - (1 + support) / 2] * 2 + [1 - support])
+    assert column(row, "semantic_uncertainty") == pytest.approx([0.4 / 3, 0.4 / 3, 0.8 / 3])
+    assert column(row, "cluster") == [0, 0, 0]
+
+
+def test_equal_responses_are_certain() -> None:
+    row = score(texts("p", "A is.", "A is.", "A is."))[0]
+    assert (row["semantic_entropy"], row["num_semantic_sets"]) == (0.0, 1)
+    assert column(row, "semantic_uncertainty") == pytest.approx([0.0] * 3, abs=1e-12)
+    assert column(row, "factual_uncertainty") == [0.0] * 3
+
+
+def test_a_refusal_claims_nothing_but_speaks_about_the_claims_of_others() -> None:
+    refusal = "I'm sorry, I can't say."
+    entailer = Entailer({(refusal, "A is."): (0.0, 0.0, 1.0)})
+    row = score(texts("p", refusal, "A is."), entailer=entailer)[0]
+    assert column(row, "factual_uncertainty") == [None, 1.0]
+    assert set(entailer.asked) == {(refusal, "A is."), ("A is.", refusal)}
+
+
+def test_an_empty_text_has_no_factual_and_no_value_score() -> None:
+    row = score(texts("p", "", "A is."))[0]
+    empty, full = row["responses"]
+    assert {name: empty[name] for name in schema.SCORES if not name.startswith("semantic")} == dict.fromkeys(
+        name for name in schema.SCORES if not name.startswith("semantic")
+    )
+    assert None not in full.values()
+
+
+@pytest.mark.parametrize("make_judge", [Judge, lambda: FakeJudge(CONSTITUTION)], ids=["silent", "reports"])
+def test_a_shard_of_empty_texts_is_scored(make_judge: Any) -> None:
+    row = score(texts("p", "", ""), judge=make_judge())[0]
+    assert column(row, "value_risk") == [None, None]
+    assert column(row, "factual_uncertainty") == [None, None]
+
+
+def test_one_response_has_no_factual_score() -> None:
+    row = score(texts("p", "A is."))[0]
+    assert column(row, "factual_uncertainty") == [None]
+    assert column(row, "semantic_uncertainty") == [0.0]
+
+
+@pytest.mark.parametrize("logprob", [-1e4, -1e300])
+def test_extreme_log_probabilities_leave_numbers(logprob: float) -> None:
+    row = score(answered("p", reply("A.", logprob_mean=logprob), reply("B.", logprob_mean=-0.5)))[0]
+    assert row["semantic_entropy"] == 0.0
+    assert column(row, "semantic_uncertainty") == pytest.approx([0.4, 0.0])
+
+
+def test_value_uncertainty_is_the_predictive_entropy() -> None:
+    row = score(texts("p", "bad", "good"))[0]
+    p, within = 0.3, (-(0.2 * log(0.2) + 0.8 * log(0.8)) - (0.4 * log(0.4) + 0.6 * log(0.6))) / 2
+    total = -(p * log(p) + (1 - p) * log(1 - p))
+    assert row["responses"][0]["value_uncertainty"] == pytest.approx(total)
+    assert row["responses"][0]["value_disagreement"] == pytest.approx(total - within)
+    assert row["responses"][0]["value_position_bias"] == pytest.approx(-0.1)
+
+
+# --- rows, batches and progress
+
+
+ROWS = (
+    texts("p", "yes, it is.", "no, it is not.", "yes, it is."),
+    texts("q", "perhaps. yes, it is.", ""),
+    texts("r", "nobody knows.", "I am sorry."),
+)
+
+
+def test_a_row_is_scored_alike_in_any_batch_and_order() -> None:
+    def run(*rows: Any) -> list[dict[str, Any]]:
+        return score(*rows, entailer=FakeEntailer(), judge=FakeJudge(CONSTITUTION))
+
+    whole = run(*ROWS)
+    assert [row for one in ROWS for row in run(one)] == whole
+    assert run(*ROWS[::-1]) == whole[::-1]
+
+
+def test_everything_that_came_in_goes_out() -> None:
+    before = responses(*ROWS).to_pylist()
+    for row, scored in zip(before, score(*ROWS), strict=True):
+        assert {name: scored[name] for name in row if name != "responses"} == {
+            name: value for name, value in row.items() if name != "responses"
+        }
+        for old, new in zip(row["responses"], scored["responses"], strict=True):
+            assert {name: new[name] for name in old} == old
+
+
+def test_progress_counts_prompts() -> None:
+    seen: list[int] = []
+    Scorer(FakeEntailer(), FakeJudge(CONSTITUTION))(responses(*ROWS), seen.append)
+    assert sum(seen) == len(ROWS)
+
+
+def test_an_empty_table_stays_empty() -> None:
+    assert score() == []
