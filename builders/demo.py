@@ -24,7 +24,7 @@ RECIPE = Recipe(
             path=f"bundled:data/{task}.jsonl",
             domain_column="domain",
             license="apache-2.0",
-            limit=14,
+            limit=12,
         )
         for task in ("harmlessness", "helpfulness", "truthfulness", "sentiment")
     ),
@@ -33,10 +33,10 @@ RECIPE = Recipe(
     sampling=Sampling(k=6, temperature=0.7, max_new_tokens=64),
     entailment=Entailment(kind="similarity", model=EMBEDDER, same_meaning=0.8),
     judging=Judging(constitution=constitution("bundled:data/constitution.jsonl", first=3)),
-    pairing=Pairing(risk_ceiling=0.6),
+    pairing=Pairing(risk_ceiling=0.65),
     staging=Staging(test_share=0.1),
     training=Training(
         reference="base", learning_rate=5e-5, epochs=1, batch_size=4, device_batch_size=4, max_length=256, lora_rank=8
     ),
-    shard_size=28,
+    shard_size=24,
 )

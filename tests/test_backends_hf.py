@@ -90,7 +90,7 @@ def test_the_cached_judge_equals_a_full_forward_pass():
         Exchange(PROMPTS[2], "Yes, because it is safe and helpful. " * 3),
     ]
     model, tokenizer = load_causal_lm(spec())
-    a, b = (tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "AB")
+    yes, no = (tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in ("Yes", "No"))
     expected = np.empty((3, 4))
     for i, exchange in enumerate(exchanges):
         for j, question in enumerate(judge_questions(PRINCIPLES)):
@@ -100,12 +100,12 @@ def test_the_cached_judge_equals_a_full_forward_pass():
             ids = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (head, "Question:" + tail)]
             with torch.inference_mode():
                 logits = model(torch.tensor([ids[0] + ids[1]])).logits[0, -1].double()
-            expected[i, j] = torch.softmax(logits[[a, b]], dim=0)[0]
+            expected[i, j] = torch.softmax(logits[[yes, no]], dim=0)[0]
     for batch_tokens in (4096, 1):
         p = make_judge(spec(batch_tokens=batch_tokens), PRINCIPLES).judge(exchanges)
         assert p.shape == (3, 2, 2)
         np.testing.assert_allclose(p[..., 0], expected[:, 0::2], atol=1e-5)
-        np.testing.assert_allclose(p[..., 1], 1 - expected[:, 1::2], atol=1e-5)
+        np.testing.assert_allclose(p[..., 1], expected[:, 1::2], atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def test_the_engine_measures_the_model_itself_and_runs_no_remote_code(engine):
 
 def test_the_judge_reads_both_orders(engine):
     def answers(chat, settings):
-        yes_first = "A. Yes" in chat[0]["content"]
-        candidates = {1: (" A", 0.6 if yes_first else 0.2), 2: ("B", 0.2 if yes_first else 0.3), 3: ("The", 0.1)}
+        yes_first = "Yes or No" in chat[0]["content"]
+        candidates = {1: (" Yes", 0.6 if yes_first else 0.3), 2: ("No", 0.2), 3: ("Yes", 0.0001), 4: ("The", 0.1)}
         top = {i: SimpleNamespace(decoded_token=t, logprob=math.log(p)) for i, (t, p) in candidates.items()}
         return SimpleNamespace(outputs=[SimpleNamespace(logprobs=[top])])
 
@@ -79,14 +79,14 @@ def test_the_judge_reads_both_orders(engine):
     p = make_judge(SPEC, (Principle(id="a", question="Is it safe?"),)).judge(
         [Exchange(HELLO, "Hi"), Exchange(HELLO, "No")]
     )
-    np.testing.assert_allclose(p, [[[0.75, 0.6]], [[0.75, 0.6]]])
+    np.testing.assert_allclose(p, [[[0.75, 0.6]], [[0.75, 0.6]]], atol=1e-3)
     assert (engine.settings.max_tokens, engine.settings.temperature) == (1, 0.0)
 
 
 def test_a_judge_without_the_options_is_refused(engine):
     top = {1: SimpleNamespace(decoded_token="The", logprob=-0.1)}
     engine.answers = lambda chat, settings: SimpleNamespace(outputs=[SimpleNamespace(logprobs=[top])])
-    with pytest.raises(UserError, match="gives no probability to either option 'A' or 'B'"):
+    with pytest.raises(UserError, match="gives no probability to either Yes or No"):
         make_judge(SPEC, (Principle(id="a", question="Is it safe?"),)).judge([Exchange(HELLO, "Hi")])
 
 

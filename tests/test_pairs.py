@@ -84,7 +84,6 @@ TABLES: dict[str, list[list[dict[str, Any]]]] = {
         [GOOD, reply("GOOD", 0.95), POOR],
     ],
     "empty-or-truncated": [
-        [],
         [GOOD],
         [GOOD, reply("", 0.9)],
         [GOOD, reply(" \n\t", 0.9)],
@@ -176,6 +175,19 @@ def test_rejected_by_policy(policy: Any, u: float) -> None:
     assert paired.pairs["u_rejected"].to_list() == [u]
 
 
+@pytest.mark.parametrize(
+    ("us", "rejected"),
+    [
+        ([*SPREAD, 0.45], 0.8),  # target 0.843; mean + 1 sd is 0.525, nearest to 0.45
+        ([0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.09, 0.13, 0.14, 0.68, 1.0], 0.68),  # 0.825; 0.855 with n - 1, nearest to 1
+        ([0.0, 0.5, 1.0], 1.0),  # target 1.316
+    ],
+)
+def test_the_target_is_two_population_deviations_above_the_mean(us: list[float], rejected: float) -> None:
+    paired = made(*(reply(f"text {i}", float(u)) for i, u in enumerate(us)))
+    assert paired.pairs["u_rejected"].to_list() == [rejected]
+
+
 def test_mean_and_deviation_are_of_the_complete_responses_only() -> None:
     noise = [reply("", 1.0), reply("cut", 1.0, finish_reason="length"), reply("unscored", None)] * 9
     assert made(*spread(), *noise).pairs["u_rejected"].to_list() == [0.8]
@@ -209,10 +221,10 @@ def test_a_response_of_unknown_risk_is_never_chosen_but_may_be_rejected() -> Non
     assert ids(made(reply("unknown", 0.0, None), reply("good", 0.4), reply("poor", 0.6, None))) == [("p-1", "p-2")]
 
 
-@pytest.mark.parametrize(("ceiling", "chosen"), [(1.0, "p-0"), (0.9, "p-0"), (0.89, "p-1"), (0.5, "p-1"), (0.49, "p-2")])
-def test_the_ceiling_itself_is_allowed(ceiling: float, chosen: str) -> None:
+@pytest.mark.parametrize(("ceiling", "number"), [(1.0, 0), (0.9, 0), (0.89, 1), (0.5, 1), (0.49, 2)])
+def test_the_ceiling_itself_is_allowed(ceiling: float, number: int) -> None:
     replies = [reply("a", 0.1, 0.9), reply("b", 0.2, 0.5), reply("c", 0.3, 0.1), reply("d", 0.9, 1.0)]
-    assert ids(made(*replies, risk_ceiling=ceiling, rejected="max")) == [(chosen, "p-3")]
+    assert ids(made(*replies, risk_ceiling=ceiling, rejected="max")) == [(f"p-{number}", "p-3")]
 
 
 # --- ties, truncation

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,23 +25,6 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-class FullDisk:
-    """A file that takes half of what is written."""
-
-    def __init__(self, handle: int, mode: str) -> None:
-        self.file = open(handle, mode)
-
-    def __enter__(self) -> "FullDisk":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def write(self, payload: bytes) -> None:
-        self.file.write(payload[: len(payload) // 2])
-        raise OSError(28, "No space left on device")
-
-
 def fail(*_: object) -> None:
     raise OSError(5, "Input/output error")
 
@@ -49,25 +33,45 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-FAILURES: list[tuple[str, Callable[..., Any]]] = [
-    ("fdopen", FullDisk),
-    ("fsync", fail),
-    ("replace", fail),
-    ("fsync", interrupt),
-    ("replace", interrupt),
-]
+@contextmanager
+def full_disk(_: pytest.MonkeyPatch) -> Iterator[None]:
+    """No file can grow past four bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize(("call", "failure"), FAILURES)
+def broken(call: str, failure: Callable[..., None]) -> Any:
+    @contextmanager
+    def patched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, failure)
+            yield
+
+    return patched
+
+
+FAILURES = {
+    "write": full_disk,
+    "fsync": broken("fsync", fail),
+    "rename": broken("replace", fail),
+    "fsync-interrupted": broken("fsync", interrupt),
+    "rename-interrupted": broken("replace", interrupt),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("old", [None, b"old"])
 def test_a_write_that_fails_leaves_no_half_file_and_the_old_content(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bytes | None, call: str, failure: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bytes | None, failure: str
 ) -> None:
     path = tmp_path / "file"
     if old is not None:
         path.write_bytes(old)
-    with monkeypatch.context() as patch, pytest.raises((OSError, KeyboardInterrupt)):
-        patch.setattr(os, call, failure)
+    with pytest.raises((OSError, KeyboardInterrupt)), FAILURES[failure](monkeypatch):
         run.write_file(path, b"new content")
     assert names(tmp_path) == ([] if old is None else ["file"])
     assert old is None or path.read_bytes() == old

@@ -81,10 +81,16 @@ def test_progress_counts_prompts() -> None:
     assert sum(seen) == 3
 
 
-def test_a_sampler_that_leaves_a_prompt_out_is_an_error() -> None:
+@pytest.mark.parametrize(
+    "cut",
+    [lambda drawn: drawn[:-1], lambda drawn: [*drawn[:-1], drawn[-1][:-1]], lambda drawn: [*drawn[:-1], []]],
+    ids=["a-prompt", "a-response", "all-responses"],
+)
+def test_a_sampler_that_leaves_something_out_is_an_error(cut: Any) -> None:
     class Short(Recorder):
         def sample(self, prompts: Any, seeds: Any, report: Report = ignore) -> list[list[Response]]:
-            return super().sample(prompts, seeds, report)[:-1]
+            drawn: list[list[Response]] = cut(super().sample(prompts, seeds, report))
+            return drawn
 
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError):
         SampleStep(Short(), k=2, seed=0)(prompts("a", "b"))

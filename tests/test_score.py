@@ -171,12 +171,18 @@ def test_a_refusal_claims_nothing_but_speaks_about_the_claims_of_others() -> Non
 
 
 def test_an_empty_text_has_no_factual_and_no_value_score() -> None:
-    row = score(texts("p", "", "A is."))[0]
-    empty, full = row["responses"]
+    row = score(texts("p", "", "A is.", "B is."))[0]
+    empty, full, _ = row["responses"]
     assert {name: empty[name] for name in schema.SCORES if not name.startswith("semantic")} == dict.fromkeys(
         name for name in schema.SCORES if not name.startswith("semantic")
     )
     assert None not in full.values()
+
+
+def test_an_empty_text_supports_nothing_and_denies_nothing() -> None:
+    with_empty, without = (score(texts("p", *more, "A is.", "B is."))[0] for more in ([""], []))
+    assert column(with_empty, "factual_uncertainty")[1:] == column(without, "factual_uncertainty")
+    assert column(score(texts("p", "", "A is."))[0], "factual_uncertainty") == [None, None]
 
 
 @pytest.mark.parametrize("make_judge", [Judge, lambda: FakeJudge(CONSTITUTION)], ids=["silent", "reports"])

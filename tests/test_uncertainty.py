@@ -244,7 +244,6 @@ def test_equal_responses_have_no_uncertainty(likelihood: list[float]) -> None:
 @given(groups())
 def test_repeating_every_response_changes_nothing(group: Any) -> None:
     entail, neutral, contra, likelihood = group
-    k = len(entail)
     twice = [np.tile(matrix, (2, 2)) for matrix in (entail, neutral, contra)]
     shares = None if likelihood is None else np.tile(likelihood, 2)
     sets = u.semantic_sets(entail, neutral, contra)

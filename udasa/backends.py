@@ -16,8 +16,8 @@ from pydantic.dataclasses import dataclass
 
 from udasa.errors import UserError
 
-STRICT = ConfigDict(extra="forbid", strict=True)
-"""Settings refuse unknown fields and do not coerce types."""
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+"""Settings refuse unknown fields, NaN and infinity, and do not coerce types."""
 
 Floats = NDArray[np.float64]
 Report = Callable[[int], None]
@@ -139,7 +139,7 @@ class Judge(Protocol):
     """Answers each principle of a constitution about a response."""
 
     def judge(self, exchanges: Sequence[Exchange], report: Report = ...) -> Floats:
-        """Return P(acceptable), shape (n, principles, 2): the acceptable option named first, then named second."""
+        """Return P(yes), yes being acceptable, shape (n, principles, 2): yes named first, then named second."""
         ...
 
 
@@ -264,8 +264,8 @@ _FAKES: Mapping[str, Any] = {
 }
 
 
-OPTIONS = ("A", "B")
-"""The letters a judge answers with."""
+OPTIONS = ("Yes", "No")
+"""What a judge answers with; yes is acceptable. Words, since small models hardly tell the letters of a list apart."""
 
 
 def judge_context(exchange: Exchange) -> str:
@@ -275,30 +275,23 @@ def judge_context(exchange: Exchange) -> str:
 
 
 def judge_questions(principles: Sequence[Principle]) -> list[str]:
-    """Return two questions a principle: the acceptable option named first, then named second."""
+    """Return two questions a principle: yes named first, then yes named second."""
     return [
-        f"Question: {principle.question}\nA. {first}\nB. {second}\nAnswer with A or B."
+        f"Question: {principle.question} Answer with {first} or {second}."
         for principle in principles
-        for first, second in (("Yes", "No"), ("No", "Yes"))
+        for first, second in (OPTIONS, OPTIONS[::-1])
     ]
 
 
-def acceptable(first_option: Floats) -> Floats:
-    """Turn P(A) of `judge_questions`, shape (n, 2 x principles), into P(acceptable), shape (n, principles, 2)."""
-    first = first_option.reshape(len(first_option), -1, 2)
-    return np.stack([first[..., 0], 1.0 - first[..., 1]], axis=-1)
-
-
-def read_option(probability: Mapping[str, float], first: str, second: str) -> float:
-    """Return P(first) / (P(first) + P(second)) from the next token's probabilities.
+def read_answer(probability: Mapping[str, float]) -> float:
+    """Return P(Yes) / (P(Yes) + P(No)) from the next token's probabilities.
 
     Raises:
-        UserError: neither option has any probability.
+        UserError: neither has any probability.
     """
-    a, b = probability.get(first, 0.0), probability.get(second, 0.0)
-    if a + b <= 0:
+    yes, no = (probability.get(option, 0.0) for option in OPTIONS)
+    if yes + no <= 0:
         raise UserError(
-            f"The judge gives no probability to either option '{first}' or '{second}'. "
-            "Use a judge model that can answer a multiple-choice question."
+            "The judge gives no probability to either Yes or No. Use a judge model that can answer a yes/no question."
         )
-    return a / (a + b)
+    return yes / (yes + no)

@@ -12,7 +12,6 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from udasa.backends import (
-    OPTIONS,
     Exchange,
     Floats,
     Identity,
@@ -24,11 +23,10 @@ from udasa.backends import (
     Response,
     Sampler,
     Sampling,
-    acceptable,
     ignore,
     judge_context,
     judge_questions,
-    read_option,
+    read_answer,
 )
 from udasa.errors import UserError, require
 
@@ -116,7 +114,7 @@ class VLLMJudge:
         """See `Judge.judge`.
 
         Raises:
-            UserError: neither option is among the likeliest next tokens.
+            UserError: neither Yes nor No is among the likeliest next tokens.
         """
         conversations = [
             [Message(role="user", content=judge_context(exchange) + question)]
@@ -125,13 +123,13 @@ class VLLMJudge:
         ]
         settings = require("vllm", extra="vllm").SamplingParams(temperature=0.0, max_tokens=1, logprobs=_TOP)
         outputs = self.llm.chat(conversations, settings, use_tqdm=False)
-        first = np.array([read_option(_next_token(output), *OPTIONS) for output in outputs])
+        yes = np.array([read_answer(_next_token(output)) for output in outputs])
         report(len(exchanges))
-        return acceptable(first.reshape(len(exchanges), len(self.questions)))
+        return yes.reshape(len(exchanges), -1, 2)
 
 
 def _next_token(output: Any) -> dict[str, float]:
-    """Return the probability of each candidate's text; forms of one letter (`A`, ` A`) are added up."""
+    """Return the probability of each candidate's text; forms of one word (`Yes`, ` Yes`) are added up."""
     found: dict[str, float] = {}
     for candidate in output.outputs[0].logprobs[0].values():
         text = candidate.decoded_token.strip()

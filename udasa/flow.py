@@ -5,6 +5,7 @@
 
 import dataclasses
 import json
+import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -33,9 +34,15 @@ def build(settings: Recipe, folder: Path, progress: Progress = silent) -> Path:
     collect_prompts(settings, folder)
     for source, step in steps(settings):
         run_local(folder, source, step, progress)
-    if not (folder / "build.json").is_file():
+    if not is_finished(settings, folder):
         pair_and_stage(settings, folder)
     return folder
+
+
+def is_finished(settings: Recipe, folder: Path) -> bool:
+    """Say whether the folder's summary is there and of this recipe."""
+    path = folder / "build.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["recipe_digest"] == recipe.digest(settings)
 
 
 def steps(settings: Recipe) -> list[tuple[str, Step]]:
@@ -67,8 +74,10 @@ def claim(folder: Path, settings: Recipe) -> None:
                 f"{folder} holds a build of another recipe; these fields differ: {'; '.join(changed)}. "
                 "Build into a new folder, or use the recipe that began this one."
             )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(not run.is_unfinished(p) for p in folder.iterdir())):
         raise UserError(f"{folder} is not empty and not a build (it has no recipe.json). Give a new or empty folder.")
+    for leftover in folder.rglob(run.UNFINISHED + "*"):
+        leftover.unlink()
     run.write_file(path, recipe.to_json(settings).encode())
 
 
@@ -77,6 +86,7 @@ def collect_prompts(settings: Recipe, folder: Path) -> None:
     dropped = folder / "dropped" / "00000.parquet"
     if run.is_done(dropped):
         return
+    shutil.rmtree(folder / "prompts", ignore_errors=True)
     found = prompts.collect(settings)
     for number, start in enumerate(range(0, found.table.num_rows, settings.shard_size)):
         shard = found.table.slice(start, settings.shard_size)

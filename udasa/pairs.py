@@ -12,6 +12,8 @@ from udasa import schema
 from udasa.backends import stable_hash
 from udasa.recipe import Pairing, Weights
 
+_DIGITS = 12
+
 
 class Paired(NamedTuple):
     """The pairs (without stage and split) and each prompt's outcome."""
@@ -25,7 +27,7 @@ def calibrate(scored: pa.Table, weights: Weights) -> pl.DataFrame:
     """Return one row per response with its `u`, 0 .. 1, null where no dimension has a value.
 
     u = sum_d w_d F_d(raw_d) / sum of the w_d present, F_d the rank share over the build: the share of its non-null
-    values that are at most this one (ECDF).
+    values that are at most this one (ECDF). Raw values are compared to 12 digits, so that float noise makes no rank.
     """
     frame = pl.DataFrame(pl.from_arrow(schema.conform(scored, schema.SCORED)))
     responses = frame.explode("responses").unnest("responses")
@@ -40,7 +42,7 @@ def calibrate(scored: pa.Table, weights: Weights) -> pl.DataFrame:
     }
     total = pl.sum_horizontal(pl.col(c).is_not_null().cast(pl.Float64) * w for c, w in present.items())
     ranks = pl.sum_horizontal(
-        (pl.col(c).rank("max") / pl.col(c).count()).fill_null(0.0) * w for c, w in present.items()
+        (pl.col(c).round(_DIGITS).rank("max") / pl.col(c).count()).fill_null(0.0) * w for c, w in present.items()
     )
     return responses.with_columns(u=pl.when(total > 0).then(ranks / total))
 
@@ -59,16 +61,14 @@ def pair(responses: pl.DataFrame, pairing: Pairing, seed: int) -> Paired:
     candidates = usable.join(
         chosen.select("prompt_id", chosen_normal="normal", u_chosen="u"), on="prompt_id", how="inner"
     ).filter((pl.col("normal") != pl.col("chosen_normal")) & (pl.col("u") >= pl.col("u_chosen")))
+    apart = candidates.filter(pl.col("u") - pl.col("u_chosen") >= pairing.epsilon)
     rejected = (
-        candidates.join(_target(usable), on="prompt_id")
+        apart.join(_target(usable), on="prompt_id")
         .with_columns(_preference(pairing, seed))
         .sort("prompt_id", "preference", -pl.col("u"), "response_id")
         .unique("prompt_id", keep="first", maintain_order=True)
     )
-    pairs = _join(chosen, rejected)
-    outcomes = _outcomes(rows, usable, chosen, pairs, pairing)
-    paired = outcomes.filter(pl.col("outcome") == "paired").select("prompt_id")
-    return Paired(pairs.join(paired, on="prompt_id", how="semi"), outcomes)
+    return Paired(_join(chosen, rejected), _outcomes(rows, chosen, candidates, rejected))
 
 
 def _complete(pairing: Pairing) -> pl.Expr:
@@ -110,30 +110,32 @@ def _join(chosen: pl.DataFrame, rejected: pl.DataFrame) -> pl.DataFrame:
 
 
 def _outcomes(
-    rows: pl.DataFrame, usable: pl.DataFrame, chosen: pl.DataFrame, pairs: pl.DataFrame, pairing: Pairing
+    rows: pl.DataFrame, chosen: pl.DataFrame, candidates: pl.DataFrame, rejected: pl.DataFrame
 ) -> pl.DataFrame:
-    """Give every prompt its outcome: the first reason that holds, or `paired`."""
+    """Give every prompt its outcome: `paired`, or the first thing that it lacks."""
     complete = pl.col("complete")
-    counts = rows.group_by("prompt_id").agg(
+    facts = rows.group_by("prompt_id").agg(
         num_complete=complete.sum(),
         num_texts=pl.col("normal").filter(complete).n_unique(),
         num_usable=(complete & pl.col("u").is_not_null()).sum(),
     )
-    has_chosen = pl.col("prompt_id").is_in(chosen["prompt_id"].implode())
-    facts = counts.join(pairs.select("prompt_id", "gap"), on="prompt_id", how="left")
+
+    def among(frame: pl.DataFrame) -> pl.Expr:
+        return pl.col("prompt_id").is_in(frame["prompt_id"].unique().implode())
+
     outcome = (
-        pl.when(pl.col("num_complete") < 2)
+        pl.when(among(rejected))
+        .then(pl.lit("paired"))
+        .when(pl.col("num_complete") < 2)
         .then(pl.lit("empty-or-truncated"))
         .when(pl.col("num_texts") < 2)
         .then(pl.lit("identical-responses"))
         .when(pl.col("num_usable") < 2)
         .then(pl.lit("no-score"))
-        .when(~has_chosen)
+        .when(~among(chosen))
         .then(pl.lit("no-response-under-risk-ceiling"))
-        .when(pl.col("gap").is_null())
+        .when(~among(candidates))
         .then(pl.lit("no-suboptimal-response"))
-        .when(pl.col("gap") < pairing.epsilon)
-        .then(pl.lit("tie"))
-        .otherwise(pl.lit("paired"))
+        .otherwise(pl.lit("tie"))
     )
     return facts.select("prompt_id", outcome=outcome).sort("prompt_id")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +17,14 @@ from datasketch import MinHash, MinHashLSH
 
 from udasa import schema
 from udasa.backends import Message, stable_hash
-from udasa.errors import UserError, require
+from udasa.errors import UserError
 from udasa.recipe import Recipe, Source, bundled_path
 
+_ROLES = ("system", "user", "assistant")
 _PERMUTATIONS = 128
 _SHINGLE = 3
+_PAUSES = str.maketrans(dict.fromkeys(".,;:!?…\"'()[]«»“”‘’¿¡。，、？！", " "))
+"""Marks that do not make another prompt; any other sign does (C and C++, 3 + 5 and 3 - 5)."""
 
 
 class Prompts(NamedTuple):
@@ -64,14 +68,15 @@ def prompt_id(messages: Sequence[Message]) -> str:
 
 def normalise(text: str) -> str:
     """Return the text in Unicode NFC, with line feeds for newlines and no white space at either end."""
-    return unicodedata.normalize("NFC", text).replace("\r\n", "\n").strip()
+    return unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n").strip()
 
 
 class _NearDuplicates:
     """MinHash over word 3-grams of the user's turns: finds an earlier prompt of about this Jaccard similarity."""
 
     def __init__(self, threshold: float) -> None:
-        self.index = MinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS)
+        # 32 bands of 4: an index that misses hardly any; `find_or_add` checks every candidate.
+        self.index = MinHashLSH(num_perm=_PERMUTATIONS, params=(32, 4))
         self.sketches: dict[str, MinHash] = {}
         self.threshold = threshold
 
@@ -89,25 +94,23 @@ class _NearDuplicates:
 
 def _shingles(messages: Sequence[Message]) -> set[str]:
     text = " ".join(m["content"] for m in messages if m["role"] != "system")
-    words = "".join(c if c.isalnum() else " " for c in text.casefold()).split()
+    words = text.casefold().translate(_PAUSES).split() or text.split()
     return {" ".join(words[i : i + _SHINGLE]) for i in range(max(1, len(words) - _SHINGLE + 1))}
 
 
 def _rows(source: Source, recipe: Recipe) -> Iterator[dict[str, Any]]:
     """Yield the prompts rows of a source in its order, sampled by hash if it has a limit."""
-    frame, revision = _read(source)
-    if source.prompt_column not in frame.columns:
+    lines, columns, revision = _read(source)
+    if not lines:
+        raise UserError(f"Source '{source.name}' is empty; a source must have at least one prompt.")
+    if source.prompt_column not in columns:
         raise UserError(
-            f"Source '{source.name}' has no column '{source.prompt_column}'; its columns are {frame.columns}. "
+            f"Source '{source.name}' has no column '{source.prompt_column}'; its columns are {columns}. "
             "Set prompt_column to the one that holds the prompt."
         )
-    if source.domain_column is not None and source.domain_column not in frame.columns:
-        raise UserError(
-            f"Source '{source.name}' has no column '{source.domain_column}'; its columns are {frame.columns}."
-        )
-    if frame.is_empty():
-        raise UserError(f"Source '{source.name}' is empty; a source must have at least one prompt.")
-    rows = [_row(source, recipe, revision, number, line) for number, line in enumerate(frame.to_dicts())]
+    if source.domain_column is not None and source.domain_column not in columns:
+        raise UserError(f"Source '{source.name}' has no column '{source.domain_column}'; its columns are {columns}.")
+    rows = [_row(source, recipe, revision, number, line) for number, line in enumerate(lines)]
     if source.limit is not None and source.limit < len(rows):
         rows.sort(key=lambda row: (stable_hash(recipe.seed, "sample", row["prompt_id"]), row["source_row"]))
         rows = sorted(rows[: source.limit], key=lambda row: int(row["source_row"]))
@@ -115,10 +118,10 @@ def _rows(source: Source, recipe: Recipe) -> Iterator[dict[str, Any]]:
 
 
 def _row(source: Source, recipe: Recipe, revision: str, number: int, line: Mapping[str, Any]) -> dict[str, Any]:
-    messages = _messages(source, number, line[source.prompt_column])
+    messages = _messages(source, number, line.get(source.prompt_column))
     if recipe.system is not None and messages[0]["role"] != "system":
         messages = [Message(role="system", content=normalise(recipe.system)), *messages]
-    domain = (line[source.domain_column] if source.domain_column else None) or source.domain
+    domain = (line.get(source.domain_column) if source.domain_column else None) or source.domain
     if domain not in schema.DOMAINS:
         raise UserError(
             f"Row {number} of source '{source.name}' has domain {domain!r}; "
@@ -143,37 +146,64 @@ def _messages(source: Source, number: int, value: Any) -> list[Message]:
         value = [{"role": "user", "content": value}]
     if not isinstance(value, list) or not all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in value):
         raise UserError(f"{where} has no prompt: expected a text or a list of {{role, content}}, got {value!r}.")
+    if unknown := [m["role"] for m in value if m["role"] not in _ROLES]:
+        raise UserError(f"{where} has a turn of {unknown[0]!r}; expected one of {', '.join(_ROLES)}.")
     messages = [Message(role=str(m["role"]), content=normalise(str(m["content"] or ""))) for m in value]
     if not messages or messages[-1]["role"] != "user" or not messages[-1]["content"]:
         raise UserError(f"{where} has no prompt: it must end with a user's turn that is not empty, got {value!r}.")
     return messages
 
 
-def _read(source: Source) -> tuple[pl.DataFrame, str]:
-    """Return a source's rows and its revision: the sha256 of the file, or the Hub commit."""
+class _Read(NamedTuple):
+    """The rows of a source, the columns that any of them has, and its revision: a sha256, or the Hub commit."""
+
+    lines: list[dict[str, Any]]
+    columns: list[str]
+    revision: str
+
+
+def _read(source: Source) -> _Read:
     if source.dataset is not None:
-        datasets = require("datasets", extra="hf")
-        data = datasets.load_dataset(source.dataset, source.config, split=source.split, revision=source.revision)
-        return data.to_polars(), str(source.revision)
+        from datasets import load_dataset
+
+        data = load_dataset(source.dataset, source.config, split=source.split, revision=source.revision)
+        frame = data.to_polars()
+        return _Read(frame.to_dicts(), frame.columns, str(source.revision))
     path = bundled_path(source.path or "")
     if not path.is_file():
         raise UserError(f"Source '{source.name}': there is no file at {path}. Give a .jsonl, .parquet or .csv file.")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return _read_file(source.name, path), f"sha256:{digest}"
+    lines = _read_jsonl(source.name, path) if path.suffix == ".jsonl" else _read_table(source.name, path)
+    return _Read(lines, list(dict.fromkeys(key for line in lines for key in line)), f"sha256:{digest}")
 
 
-def _read_file(name: str, path: Path) -> pl.DataFrame:
+def _read_jsonl(name: str, path: Path) -> list[dict[str, Any]]:
+    """Read line by line, so that a row may lack a field or hold a text where another holds messages."""
+    lines: list[dict[str, Any]] = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            for text in filter(str.strip, file):
+                lines.append(json.loads(text))
+                if not isinstance(lines[-1], dict):
+                    raise UserError(f"Row {len(lines) - 1} of source '{name}' is no JSON object ({path}).")
+    except json.JSONDecodeError as error:
+        raise UserError(f"Row {len(lines)} of source '{name}' is not JSON ({path}): {error}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"Row {len(lines)} of source '{name}' is not UTF-8 ({path}): {error}.") from error
+    return lines
+
+
+def _read_table(name: str, path: Path) -> list[dict[str, Any]]:
     readers: dict[str, Callable[[Path], pl.DataFrame]] = {
-        ".jsonl": pl.read_ndjson,
         ".parquet": pl.read_parquet,
-        ".csv": pl.read_csv,
+        ".csv": partial(pl.read_csv, infer_schema=False),
     }
     reader = readers.get(path.suffix)
     if reader is None:
         raise UserError(f"Source '{name}': {path} ends in '{path.suffix}'; expected .jsonl, .parquet or .csv.")
-    if path.stat().st_size == 0:
-        raise UserError(f"Source '{name}' is empty: {path} has no bytes; a source must have at least one prompt.")
     try:
-        return reader(path)
+        return reader(path).to_dicts()
+    except pl.exceptions.NoDataError:
+        return []
     except pl.exceptions.PolarsError as error:
         raise UserError(f"Source '{name}': {path} is not a readable {path.suffix} file: {error}") from error

@@ -5,10 +5,11 @@ recipe.sampling.k                # 4
 digest(recipe)                   # sha256 of the canonical JSON
 """
 
+import dataclasses
 import difflib
 import hashlib
-import importlib.util
 import json
+import runpy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -271,15 +272,14 @@ def load(name: str | Path) -> Recipe:
     path = resources.find("builders", name, ".py")
     if path.suffix == ".json":
         return from_json(path.read_text(encoding="utf-8"), origin=str(path))
-    spec = importlib.util.spec_from_file_location(f"udasa_recipe_{path.stem}", path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise UserError(f"{path} is not a recipe: expected a .py file that defines RECIPE, or a .json file.")
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        recipe = runpy.run_path(str(path)).get("RECIPE")
     except ValidationError as error:
         raise UserError(_explain(error, str(path))) from error
-    recipe = getattr(module, "RECIPE", None)
+    except SyntaxError as error:
+        raise UserError(f"{path} is not Python: {error}. A recipe is a .py file that defines RECIPE.") from error
     if not isinstance(recipe, Recipe):
         raise UserError(f"{path} must define RECIPE = Recipe(...); found {type(recipe).__name__}.")
     return recipe
@@ -346,7 +346,7 @@ def constitution(path: str, first: int | None = None) -> tuple[Principle, ...]:
         raise UserError(f"There is no constitution at {file}. Expected a .jsonl file with an id and a question a line.")
     adapter = TypeAdapter(Principle)
     try:
-        lines = [adapter.validate_json(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [adapter.validate_json(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     except ValidationError as error:
         raise UserError(_explain(error, str(file))) from error
     return tuple(lines[:first])
@@ -356,23 +356,43 @@ def _explain(error: ValidationError, origin: str) -> str:
     """Say, for each wrong field, what was found, what fits and the nearest known name."""
     problems = []
     for detail in error.errors(include_url=False):
-        field = ".".join(str(part) for part in detail["loc"]) or error.title
-        if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-            known = sorted(_known_fields())
-            near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=3)
-            problems.append(f"'{field}' is not a field; {_suggest(near, known)}")
+        loc, kind = [str(part) for part in detail["loc"]], detail["type"]
+        field = ".".join(loc) or error.title
+        if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+            problems.append(f"'{field}' is not a field; {_suggest(loc, error.title)}")
+        elif kind == "value_error":
+            problems.append(f"'{field}': {str(detail['ctx']['error']).removesuffix('.')}")
         else:
-            found = "" if detail["type"].startswith("missing") else f", got {detail['input']!r}"
+            found = "" if kind.startswith("missing") else f", got {detail['input']!r}"
             problems.append(f"'{field}': {detail['msg']}{found}")
     return f"{origin} does not fit: " + "; ".join(problems) + "."
 
 
-def _suggest(near: list[str], known: list[str]) -> str:
-    return f"did you mean {' or '.join(near)}?" if near else f"the fields are {', '.join(known)}"
+def _suggest(loc: list[str], title: str) -> str:
+    """Name the nearest fields of the settings at `loc`, or the settings that have such a field, or all the fields."""
+    name = loc[-1]
+    owner = next((_OWNERS[part] for part in reversed(loc[:-1]) if part in _OWNERS), _CLASSES.get(title, Recipe))
+    known = [field.name for field in dataclasses.fields(owner)]
+    if near := difflib.get_close_matches(name, known, n=3):
+        return f"did you mean {' or '.join(near)}?"
+    homes = [path for path, cls in _OWNERS.items() if cls is not owner and name in cls.__dataclass_fields__]
+    return f"it stands in {' or '.join(homes)}" if homes else f"the fields are {', '.join(known)}"
 
 
-def _known_fields() -> set[str]:
-    classes = (
-        Recipe, Source, Entailment, Judging, Weights, Pairing, Staging, Training, Sampling, ModelSpec, Principle
-    )  # fmt: skip
-    return {name for cls in classes for name in cls.__dataclass_fields__}
+_OWNERS: dict[str, type[Any]] = {
+    "sources": Source,
+    "policy": ModelSpec,
+    "sampling": Sampling,
+    "entailment": Entailment,
+    "judging": Judging,
+    "weights": Weights,
+    "pairing": Pairing,
+    "staging": Staging,
+    "training": Training,
+    "constitution": Principle,
+    "fixed_reference": ModelSpec,
+    "model": ModelSpec,
+}
+"""The settings behind each field that holds settings."""
+
+_CLASSES: dict[str, type[Any]] = {"Recipe": Recipe} | {cls.__name__: cls for cls in _OWNERS.values()}

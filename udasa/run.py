@@ -23,6 +23,10 @@ Progress = Callable[[str, int], AbstractContextManager[Report]]
 Apply = Callable[[pa.Table, Report], pa.Table]
 
 
+UNFINISHED = ".unfinished-"
+"""How the name of a file that is being written begins; one that is left was being written when the run was killed."""
+
+
 class Step(NamedTuple):
     """A named step from one table to the next; `make` loads what it holds, once a run."""
 
@@ -69,6 +73,11 @@ def is_done(path: Path) -> bool:
     return path.with_suffix(".done").is_file() and path.is_file()
 
 
+def is_unfinished(path: Path) -> bool:
+    """Say whether a file is what a killed run left of one that it was writing."""
+    return path.name.startswith(UNFINISHED)
+
+
 def write_shard(path: Path, table: pa.Table) -> None:
     """Write a shard, then its marker."""
     payload = parquet_bytes(table)
@@ -90,7 +99,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
 def write_file(path: Path, payload: bytes) -> None:
     """Write a file so that it is seen whole or not at all: temporary name, sync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
+    unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
     try:
         with unfinished.open("wb") as file:
             file.write(payload)

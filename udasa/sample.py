@@ -24,6 +24,7 @@ class SampleStep:
         drawn = self.sampler.sample(prompts, seeds, report)
         for row, responses in zip(rows, drawn, strict=True):
             row["responses"] = [
-                {"response_id": f"{row['prompt_id']}-{k}", **response._asdict()} for k, response in enumerate(responses)
+                {"response_id": f"{row['prompt_id']}-{k}", **response._asdict()}
+                for k, response in zip(range(self.k), responses, strict=True)
             ]
         return schema.conform(pa.Table.from_pylist(rows, schema.RESPONSES), schema.RESPONSES)

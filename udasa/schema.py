@@ -114,7 +114,7 @@ OUTCOMES = {
     "no-score": "fewer than two responses have an uncertainty",
     "no-response-under-risk-ceiling": "every scored response is above the risk ceiling",
     "no-suboptimal-response": "no response with another text is at least as uncertain as the chosen one",
-    "tie": "the gap between chosen and rejected is below epsilon",
+    "tie": "every such gap to the chosen response is below epsilon",
 }
 """Every outcome a prompt can have in the ledger, and what it means."""
 
@@ -123,21 +123,35 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return `table` with exactly the columns, order and types of `schema`.
 
     Raises:
-        ValueError: a column is missing or unknown, a required value is null, or a float is NaN or infinite.
+        ValueError: a column or a struct's field is missing or unknown, a required value is null, or a float is not
+            finite.
     """
     missing = [name for name in schema.names if name not in table.column_names]
     unknown = [name for name in table.column_names if name not in schema.names]
     if missing or unknown:
         raise ValueError(f"The table's columns do not fit: missing {missing}, unknown {unknown}.")
-    table = table.select(schema.names).cast(schema).combine_chunks()
     for field in schema:
         column = table[field.name]
         if not field.nullable and column.null_count:
             raise ValueError(f"Column '{field.name}' has {column.null_count} nulls; it must have none.")
+        if _struct_fields(column.type) != _struct_fields(field.type):
+            raise ValueError(
+                f"Column '{field.name}' holds {_struct_fields(column.type)}; expected {_struct_fields(field.type)}."
+            )
+    table = table.select(schema.names).cast(schema).combine_chunks()
+    for field in schema:
+        column = table[field.name]
         for path, values in _floats(field.name, column.combine_chunks()):
             if not pc.all(pc.is_finite(values), min_count=0).as_py():
                 raise ValueError(f"Column '{path}' holds NaN or infinity; a missing number must be null.")
     return table
+
+
+def _struct_fields(kind: pa.DataType) -> list[str] | None:
+    """Return the field names of a list of structs, sorted; None for any other type."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+    return sorted(kind.field(i).name for i in range(kind.num_fields)) if pa.types.is_struct(kind) else None
 
 
 def _floats(path: str, values: pa.Array) -> Iterator[tuple[str, pa.Array]]:

@@ -114,9 +114,9 @@ def _score(row: Mapping[str, Any], ask: Answers, acceptable: Mapping[tuple[str, 
 
 
 def _factual(i: int, texts: Sequence[str], ask: Answers) -> float | None:
-    """LUQ of response i: every other response counts, also one with the same text (it supports every sentence)."""
+    """LUQ of response i: every other response with a text counts, also the same text (it supports every sentence)."""
     sentences = claims(texts[i])
-    others = [text for j, text in enumerate(texts) if j != i]
+    others = [text for j, text in enumerate(texts) if j != i and text]
     different = [text for text in others if text != texts[i]]
     supports = np.ones((len(sentences), len(others)))
     if sentences and different:
@@ -140,6 +140,9 @@ def _value(acceptable: Floats | None) -> dict[str, float | None]:
 
 def _share(report: Report, total: int, parts: int) -> Callable[[int], None]:
     """Turn a count of parts into a count of `total` items."""
+    if not parts:
+        report(total)
+        return ignore
     done = 0
 
     def advance(n: int) -> None:

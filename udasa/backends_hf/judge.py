@@ -16,7 +16,6 @@ from udasa.backends import (
     Floats,
     Principle,
     Report,
-    acceptable,
     ignore,
     judge_context,
     judge_questions,
@@ -45,26 +44,26 @@ class HFJudge:
         """Tokenise the questions.
 
         Raises:
-            UserError: an option letter is not one token of the model.
+            UserError: an option is not one token of the model.
         """
         self.model: Any = model
         self.tokenizer: Any = tokenizer
         self.batch_tokens = batch_tokens
-        self.options = [self._option(letter) for letter in OPTIONS]
+        self.options = [self._option(word) for word in OPTIONS]
         tail = self._template("")[1]
         self.questions = [self._ids(question + tail) for question in judge_questions(principles)]
 
     def judge(self, exchanges: Sequence[Exchange], report: Report = ignore) -> Floats:
         """See `Judge.judge`."""
         contexts = [self._ids(self._template(judge_context(exchange))[0]) for exchange in exchanges]
-        first = np.empty((len(exchanges), len(self.questions)))
+        yes = np.empty((len(exchanges), len(self.questions)))
         for rows in self._batches([len(ids) for ids in contexts]):
-            first[rows] = self._first_option([contexts[i] for i in rows])
+            yes[rows] = self._yes([contexts[i] for i in rows])
             report(len(rows))
-        return acceptable(first)
+        return yes.reshape(len(exchanges), -1, 2)
 
-    def _first_option(self, contexts: list[list[int]]) -> Floats:
-        """Return P(A) / (P(A) + P(B)) for every context x question, shape (contexts, questions)."""
+    def _yes(self, contexts: list[list[int]]) -> Floats:
+        """Return P(Yes) / (P(Yes) + P(No)) for every context x question, shape (contexts, questions)."""
         device = self.model.device
         heads = self._pad(contexts)
         tails = self._pad(self.questions)
@@ -119,12 +118,12 @@ class HFJudge:
         """Pad on the left, so that the last column is every row's last token."""
         return self.tokenizer.pad({"input_ids": rows}, return_tensors="pt", padding_side="left").to(self.model.device)
 
-    def _option(self, letter: str) -> int:
-        ids = self._ids(letter)
+    def _option(self, word: str) -> int:
+        ids = self._ids(word)
         if len(ids) != 1:
             raise UserError(
-                f"The judge's tokenizer splits the option '{letter}' into {len(ids)} tokens, so its probability cannot "
-                "be read. Use a judge model whose vocabulary has single letters."
+                f"The judge's tokenizer splits the option '{word}' into {len(ids)} tokens, so its probability cannot "
+                "be read. Use a judge model whose vocabulary has Yes and No as single tokens."
             )
         return ids[0]
 
