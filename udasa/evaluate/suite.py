@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from udasa import resources
-from udasa.backends import ModelSpec, Report, identity, ignore
+from udasa.backends import ModelSpec, Report, ignore
 from udasa.errors import UserError, require
 from udasa.evaluate.results import Evaluation, Metric, Setup, TaskResult, interval, save, scores, sha256
 from udasa.run import Progress, silent
@@ -35,7 +35,8 @@ def evaluate(
     """Run lm-eval tasks on a chat model and write results.json and the samples to `output`.
 
     Args:
-        model: the weights; their own chat template is applied to every document.
+        model: the weights, run on transformers whatever engine sampled from them; their own chat template is
+            applied to every document.
         output: a folder; an earlier evaluation in it is replaced.
         adapter: a PEFT adapter folder, put on top of the model.
         tasks: names of tasks or groups on our shelf, else of lm-eval's own.
@@ -46,8 +47,8 @@ def evaluate(
     Raises:
         UserError: an unknown task, a folder that is no adapter, or log-likelihoods or metrics that are not finite.
     """
-    if model.backend != "hf":
-        raise UserError(f"An evaluation runs on the backend 'hf', got '{model.backend}'. Change the model's backend.")
+    if model.backend == "fake":
+        raise UserError("A fake has no weights to evaluate. Name a model whose backend is 'hf' or 'vllm'.")
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1 document, got {limit}.")
     require("lm_eval", extra="eval")
@@ -112,7 +113,7 @@ def _language_model(
     """Load the model into lm-eval's wrapper, with progress and a check for divergence."""
     from lm_eval.models.huggingface import HFLM
 
-    from udasa.backends_hf import load_causal_lm
+    from udasa.backends_hf import identity, load_causal_lm
 
     class Reporting(HFLM):  # type: ignore[misc]
         report: Report = staticmethod(ignore)
