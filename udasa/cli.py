@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +50,7 @@ def main() -> None:
     """Run the command line; exit 2 on the user's mistakes, 1 on a failure of the machine."""
     logging.getLogger("udasa").addHandler(RichHandler(console=err, show_path=False, show_time=False, show_level=False))
     logging.getLogger("udasa").setLevel(logging.INFO)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL has no argument for it
     try:
         app()
     except (UserError, MissingExtraError) as error:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from udasa.backends import Entailer, Judge, ModelSpec, Principle, Sampler, Sampling
-from udasa.backends_hf.weights import identity, load_causal_lm, load_classifier, load_encoder
+from udasa.backends_hf.weights import identity, load_causal_lm, load_classifier, load_encoder, quiet
 
-__all__ = ["identity", "load_causal_lm", "make_entailer", "make_judge", "make_sampler"]
+__all__ = ["identity", "load_causal_lm", "make_entailer", "make_judge", "make_sampler", "quiet"]
 
 
 def make_sampler(spec: ModelSpec, sampling: Sampling) -> Sampler:

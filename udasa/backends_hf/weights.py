@@ -10,6 +10,9 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -169,6 +172,23 @@ def load_classifier(spec: ModelSpec) -> tuple["PreTrainedModel", "PreTrainedToke
 def load_encoder(spec: ModelSpec) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """Load a bare encoder with its tokenizer."""
     return _load(spec, require("transformers", extra="hf").AutoModel)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep loading bars, and a deprecation that PEFT and TRL cause, off the console; put the bars back after."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # PEFT 0.21 and TRL 1.16 read the old name from transformers 5.23.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _load(spec: ModelSpec, auto_class: Any) -> tuple[Any, Any]:

@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import logging
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any
 
 from udasa import resources
 from udasa.backends import ModelSpec, Report, ignore
+from udasa.backends_hf import identity, load_causal_lm, quiet
 from udasa.errors import UserError, require
 from udasa.evaluate.results import Evaluation, Metric, Setup, TaskResult, interval, save, scores, sha256
 from udasa.run import Progress, silent
@@ -62,25 +62,18 @@ def evaluate(
 
 @contextmanager
 def _quiet(log: Path) -> Iterator[None]:
-    """Send lm-eval's warnings to a file, and keep off the console the bars and a deprecation that nobody asked for."""
+    """Send lm-eval's warnings to a file, and keep off the console the bars that nobody asked for."""
     import lm_eval.api.task as module
-    from transformers.utils import logging as transformers_logging
 
     logger, bar = logging.getLogger("lm_eval"), module.tqdm
-    loading_bars = transformers_logging.is_progress_bar_enabled()
     handler = logging.FileHandler(log, mode="w", encoding="utf-8")
     handler.setLevel(logging.WARNING)
     logger.addHandler(handler)
     module.tqdm = partial(bar, disable=True)  # one bar a task over its documents; lm-eval has no argument for it
-    transformers_logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
-            # PEFT 0.21 reads it from transformers 5.23.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        with quiet():
             yield
     finally:
-        if loading_bars:
-            transformers_logging.enable_progress_bar()
         module.tqdm = bar
         logger.removeHandler(handler)
         handler.close()
@@ -112,8 +105,6 @@ def _language_model(
 ) -> tuple[Any, Setup]:
     """Load the model into lm-eval's wrapper, with progress and a check for divergence."""
     from lm_eval.models.huggingface import HFLM
-
-    from udasa.backends_hf import identity, load_causal_lm
 
     class Reporting(HFLM):  # type: ignore[misc]
         report: Report = staticmethod(ignore)

@@ -6,15 +6,12 @@ out/training.json                what was trained on what, written last of all
 """
 
 import gc
-import hashlib
 import importlib.metadata
 import json
 import math
 import shutil
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,11 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import TypeAdapter
 
-from udasa import __version__, backends_hf, schema
+from udasa import __version__, backends_hf
 from udasa.backends import Identity, ModelSpec, Report
 from udasa.errors import UserError, require
 from udasa.recipe import Training
 from udasa.run import Progress, silent, write_file
+from udasa.train.data import Fit, digest, no_data_bars, preflight, read, release
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
     from trl.trainer.dpo_config import DPOConfig
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
-COLUMNS = ("prompt_id", "prompt", "chosen", "rejected")
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets")
 """Packages whose versions a training run records."""
 
@@ -98,12 +95,6 @@ class _Stage(NamedTuple):
         return self.folder / "stage.json"
 
 
-class _Fit(NamedTuple):
-    pairs: "Dataset"
-    truncated: int
-    dropped: int
-
-
 def train(
     data: str,
     output: Path,
@@ -137,16 +128,16 @@ def train(
         "base_identity": backends_hf.identity(policy),
         "settings": TypeAdapter(Training).dump_python(training, mode="json"),
     }
-    with _quiet(), TemporaryDirectory(prefix="udasa-", ignore_cleanup_errors=True) as cache:
-        pairs = _read(data, training.stages, revision, cache)
+    with backends_hf.quiet(), no_data_bars(), TemporaryDirectory(prefix="udasa-", ignore_cleanup_errors=True) as cache:
+        pairs = read(data, training.stages, revision, cache)
         stages = [_Stage(s, output / "stages" / f"{n}-{s}", pairs[s]) for n, s in enumerate(pairs, 1) if len(pairs[s])]
-        pinned = run | {"pairs": {name: _digest(rows) for name, rows in pairs.items()}}
+        pinned = run | {"pairs": {name: digest(rows) for name, rows in pairs.items()}}
         results = _finished(stages, output, pinned)
         (output / "training.json").unlink(missing_ok=True)
         results += _train_stages(stages, len(results), policy, training, pinned, progress)
     for name in ADAPTER_FILES:
         shutil.copyfile(stages[-1].folder / name, output / name)
-    commit, manifest = _release(data, revision)
+    commit, manifest = release(data, revision)
     trained = Trained(
         **run,
         data=data,
@@ -158,69 +149,6 @@ def train(
     )
     write_file(output / "training.json", _json(asdict(trained)))
     return trained
-
-
-def _read(data: str, stages: Sequence[str], revision: str | None, cache: str) -> dict[str, "Dataset"]:
-    """Return the pairs of each stage; a stage that the data set leaves out, or its split 'train', has none.
-
-    A folder is read through `cache`, a new one: the common cache of `datasets` knows a folder by its last name and
-    its card alone, and would give the old rows of a folder that was written again.
-    """
-    from datasets import Dataset, get_dataset_config_names, load_dataset_builder
-    from datasets.exceptions import DatasetGenerationError
-
-    def rows(stage: str) -> Dataset:
-        cache_dir = cache if Path(data).is_dir() else None
-        builder = load_dataset_builder(data, stage, revision=revision, cache_dir=cache_dir)
-        builder.download_and_prepare()
-        split = builder.info.splits.get("train")
-        # `load_dataset` refuses a split without rows
-        return builder.as_dataset(split="train") if split and split.num_examples else none
-
-    none = Dataset.from_dict({name: [] for name in COLUMNS})
-    try:
-        configs = get_dataset_config_names(data, revision=revision)
-        pairs = {stage: rows(stage) if stage in configs else none for stage in stages}
-    except (ValueError, FileNotFoundError, DatasetGenerationError) as error:
-        why = str(error.__cause__ or error).rstrip(".")
-        raise UserError(f"{data} cannot be read: {why}. Check the name and the revision.") from error
-    if not set(configs) & set(schema.STAGES):
-        raise UserError(
-            f"{data} is not a udasa data set: its configs are {', '.join(configs)}; expected the stages "
-            f"{', '.join(schema.STAGES)}. Publish one with `udasa publish`."
-        )
-    if not any(map(len, pairs.values())):
-        raise UserError(f"{data} has no training pairs in {', '.join(stages)}. Build from more prompts.")
-    for stage, table in pairs.items():
-        if missing := [name for name in COLUMNS if name not in table.column_names]:
-            raise UserError(
-                f"Stage '{stage}' of {data} lacks {', '.join(missing)}; it has {', '.join(table.column_names)}. "
-                "Publish a data set with `udasa publish`."
-            )
-    return {stage: table.select_columns(list(COLUMNS)) for stage, table in pairs.items()}
-
-
-def _digest(pairs: "Dataset") -> str:
-    """Return the sha256 of the rows in their order, as hex."""
-    digest = hashlib.sha256()
-    for row in pairs:
-        digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def _release(data: str, revision: str | None) -> tuple[str | None, str | None]:
-    """Return the data set's commit on the Hub and the sha256 of its manifest.json, each None where there is none."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    commit, manifest = revision, Path(data) / "manifest.json"
-    if not Path(data).is_dir():
-        try:
-            manifest = Path(hf_hub_download(data, "manifest.json", repo_type="dataset", revision=revision))
-            commit = manifest.parent.name  # the Hub's cache is .../snapshots/<commit>/manifest.json
-        except EntryNotFoundError:
-            return revision, None
-    return commit, hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
 
 
 def _finished(stages: Sequence[_Stage], output: Path, pinned: Mapping[str, Any]) -> list[StageResult]:
@@ -266,7 +194,7 @@ def _train_stages(
     if not left:
         return []
     tokenizer = backends_hf.load_causal_lm(policy)[1]
-    fits = [_fit(stage, tokenizer, training.max_length) for stage in left]
+    fits = [preflight(stage.name, stage.pairs, tokenizer, training.max_length) for stage in left]
     start = stages[num_done - 1].folder if num_done else None
     results = []
     for stage, fit in zip(left, fits, strict=True):
@@ -278,38 +206,8 @@ def _train_stages(
     return results
 
 
-def _fit(stage: _Stage, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> _Fit:
-    """Leave out the pairs without a difference in the first `max_length` tokens; TRL drops some of them silently.
-
-    Raises:
-        UserError: the two sides of a pair are the same tokens, or no pair is left.
-    """
-
-    def tokens(messages: list[dict[str, str]]) -> list[int]:
-        encoded: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
-        return list(encoded["input_ids"])
-
-    kept, truncated = [], 0
-    for index, row in enumerate(stage.pairs):
-        chosen, rejected = (tokens(row["prompt"] + row[side]) for side in ("chosen", "rejected"))
-        if chosen == rejected:
-            raise UserError(
-                f"Pair {row['prompt_id']} of stage '{stage.name}' has the same {len(chosen)} tokens as chosen and as "
-                "rejected once the chat template is applied. Remove it, or build the pairs again."
-            )
-        if chosen[:max_length] != rejected[:max_length]:
-            kept.append(index)
-            truncated += max(len(chosen), len(rejected)) > max_length
-    if not kept:
-        raise UserError(
-            f"No pair of stage '{stage.name}' shows a difference within max_length={max_length} tokens "
-            f"({len(stage.pairs)} pairs). Raise max_length."
-        )
-    return _Fit(stage.pairs.select(kept), truncated, len(stage.pairs) - len(kept))
-
-
 def _train_stage(
-    stage: _Stage, fit: _Fit, start: Path | None, policy: ModelSpec, training: Training, progress: Progress
+    stage: _Stage, fit: Fit, start: Path | None, policy: ModelSpec, training: Training, progress: Progress
 ) -> StageResult:
     """Train one stage from the adapter in `start` and save its adapter."""
     shutil.rmtree(stage.folder, ignore_errors=True)  # what an interrupted run left
@@ -337,7 +235,7 @@ def _num_steps(num_pairs: int, training: Training) -> int:
     return math.ceil(training.epochs * per_epoch)
 
 
-def _make_trainer(stage: _Stage, fit: _Fit, start: Path | None, policy: ModelSpec, training: Training) -> Any:
+def _make_trainer(stage: _Stage, fit: Fit, start: Path | None, policy: ModelSpec, training: Training) -> Any:
     """Return a DPOTrainer whose policy is the adapter in `start` and whose reference is the one `training` names.
 
     TRL's reference is `ref_model` if given; else, of a PeftModel, its adapter as it comes (copied to one named
@@ -458,7 +356,7 @@ def _save_adapter(model: Any, folder: Path, policy: ModelSpec) -> None:
 
 
 def _summarise(
-    stage: str, fit: _Fit, reference: str, seconds: float, history: Sequence[Mapping[str, float]]
+    stage: str, fit: Fit, reference: str, seconds: float, history: Sequence[Mapping[str, float]]
 ) -> StageResult:
     steps = [entry for entry in history if "loss" in entry]
     last = steps[-math.ceil(len(steps) / 4) :]
@@ -480,23 +378,3 @@ def _summarise(
         reward_accuracy=mean("rewards/accuracies"),
         reward_margin=mean("rewards/margins"),
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep progress bars, and a deprecation that PEFT and TRL cause, off the console; put the bars back after."""
-    import datasets
-    from transformers.utils import logging
-
-    data_bars, model_bars = not datasets.are_progress_bars_disabled(), logging.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            yield
-    finally:
-        if data_bars:
-            datasets.enable_progress_bars()
-        if model_bars:
-            logging.enable_progress_bar()
