@@ -222,10 +222,11 @@ def compare(
 ) -> None:
     """Print paired differences between two evaluations, with 95 % intervals."""
     from udasa.evaluate import compare as run_compare
+    from udasa.evaluate import to_json
 
     differences = run_compare(before, after)
     if as_json:
-        print(json.dumps([d._asdict() for d in differences], indent=2))
+        print(to_json(differences), end="")
     else:
         _print_comparison(differences)
 

@@ -26,14 +26,6 @@ from udasa.errors import UserError
 from udasa.recipe import Recipe
 
 MANIFEST = "manifest.json"
-_STATISTICS = (
-    "semantic_uncertainty",
-    "factual_uncertainty",
-    "value_uncertainty",
-    "value_disagreement",
-    "value_risk",
-    "value_position_bias",
-)
 
 
 class Release(NamedTuple):
@@ -184,7 +176,7 @@ def _manifest(
         },
         "ledger": _counts(ledger, "outcome"),
         "statistics": {
-            **{name: _statistics(responses[name]) for name in _STATISTICS},
+            **{name: _statistics(responses[name]) for name in schema.SCORES},
             "semantic_entropy": _statistics(scored["semantic_entropy"]),
             "gap": _statistics(pairs["gap"]),
         },
