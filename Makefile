@@ -13,7 +13,7 @@ demo: $(READY)
 	$(BIN)/udasa demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow

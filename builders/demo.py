@@ -31,7 +31,7 @@ RECIPE = Recipe(
     ),
     system="Answer in one short sentence.",
     policy=POLICY,
-    sampling=Sampling(k=6, temperature=0.7, max_new_tokens=64),
+    sampling=Sampling(k=5, temperature=0.7, max_new_tokens=64),
     entailment=Entailment(kind="similarity", model=EMBEDDER, same_meaning=0.8),
     judging=Judging(constitution=constitution("bundled:data/constitution.jsonl", first=3)),
     pairing=Pairing(risk_ceiling=0.65),

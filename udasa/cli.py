@@ -176,7 +176,13 @@ def train(
     _quiet_libraries()
     settings = load(recipe)
     trained = run_train(
-        data, output, policy=settings.policy, training=settings.training, revision=revision, progress=bars
+        data,
+        output,
+        policy=settings.policy,
+        training=settings.training,
+        revision=revision,
+        license=settings.license,
+        progress=bars,
     )
     card = cards.render_model_card(asdict(trained), push or f"udasa-{settings.name}-adapter")
     run.write_file(output / "README.md", card.encode())

@@ -63,7 +63,12 @@ def demo(settings: Recipe, folder: Path, progress: Progress = silent) -> Demo:
         _evaluate(settings, folder / "eval" / "before", None, progress)
     with _timed("train", costs):
         trained = train(
-            str(dataset.absolute()), adapter, policy=settings.policy, training=settings.training, progress=progress
+            str(dataset.absolute()),
+            adapter,
+            policy=settings.policy,
+            training=settings.training,
+            license=settings.license,
+            progress=progress,
         )
     with _timed("evaluate after", costs):
         _evaluate(settings, folder / "eval" / "after", adapter, progress)

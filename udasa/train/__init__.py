@@ -69,6 +69,7 @@ class StageResult:
 class Trained:
     """What was trained on what: the content of training.json."""
 
+    license: str
     base_model: str
     base_revision: str | None
     base_identity: Identity
@@ -102,6 +103,7 @@ def train(
     policy: ModelSpec,
     training: Training,
     revision: str | None = None,
+    license: str = "unknown",
     progress: Progress = silent,
 ) -> Trained:
     """Carry one LoRA adapter through the stages of a published data set with DPO (Rafailov et al. 2023).
@@ -113,6 +115,7 @@ def train(
         policy: the base model.
         training: stages, reference and optimisation.
         revision: tag or commit of a Hub data set.
+        license: licence of the adapter, as the Hub writes it; for its card.
         progress: shown the optimiser steps of each stage.
 
     Raises:
@@ -140,6 +143,7 @@ def train(
     commit, manifest = release(data, revision)
     trained = Trained(
         **run,
+        license=license,
         data=data,
         data_revision=commit,
         data_digest=manifest,
