@@ -75,7 +75,7 @@ BAD_SOURCES = [
     ("", "is empty"),
     ('{"prompt": "Hi"}\n{"prompt": " "}\n', "Row 1 of source 'mine' has no prompt"),
     ('{"question": "Hi"}\n', "has no column 'prompt'; its columns are ['question']"),
-    ("not json\n", "is not a readable .jsonl file"),
+    ("not json\n", "Row 0 of source 'mine' is not JSON"),
 ]
 
 

@@ -46,7 +46,7 @@ def test_the_whole_job_runs_from_prompts_to_report(done, tmp_path):
     }  # fmt: skip
     assert any(d.delta != 0 for d in found.comparison)
     page = found.report.read_text()
-    assert "embedding similarity, not entailment" in page and "<script" not in page
+    assert "Embedding similarity, not entailment" in page and "<script" not in page
     assert next(cost.part for cost in found.costs) == "build" and all(cost.seconds >= 0 for cost in found.costs)
     names = list(dict.fromkeys(name for name, _, _ in calls))
     assert names[:3] == ["responses", "scored", "evaluate"] and "train conservative" in names
@@ -67,12 +67,13 @@ def test_the_adapter_has_a_valid_card_and_loads(done):
 def test_running_again_does_nothing_again(done):
     found, _ = done
     folder = found.report.parent
-    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.suffix in (".parquet", ".safetensors", ".jsonl")}
+    made = [p for p in folder.rglob("*") if p.suffix in (".parquet", ".safetensors", ".jsonl")]
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in made if p.parent != found.adapter}
     calls = []
     again = demo(settings(), folder, recorder(calls))
     assert calls == []
     assert again.comparison == found.comparison
-    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in before} == before
 
 
 def test_another_recipe_in_the_same_folder_is_refused(done):
