@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.tables import recipe, write_jsonl
-from udasa import flow, prompts, run, schema
+from udasa import backends, flow, prompts, run, schema
 from udasa import recipe as recipes
 from udasa.backends import FakeEntailer, FakeSampler, ModelSpec, Sampling
 from udasa.errors import UserError
@@ -86,7 +86,7 @@ def test_a_build_holds_these_files(whole: Path) -> None:
     shards = [f"{name}/{i:05d}" for name in ("prompts", "responses", "scored") for i in range(SHARDS)]
     shards += [f"{name}/00000" for name in ("dropped", "pairs", "ledger")]
     expected = {f"{shard}{end}" for shard in shards for end in (".parquet", ".done")}
-    assert set(files(whole)) == {*expected, "recipe.json", "build.json"}
+    assert set(files(whole)) == {*expected, "recipe.json", "models.json", "build.json"}
     for name, kind in (
         ("prompts", schema.PROMPTS),
         ("responses", schema.RESPONSES),
@@ -188,7 +188,7 @@ def test_other_weights_and_pairing_need_no_model(whole: Path, settings: Recipe, 
 
 # --- killed and resumed
 
-NUM_WRITES = 1 + 2 * (SHARDS + 1 + SHARDS + SHARDS + 1 + 1) + 1
+NUM_WRITES = 2 + 2 * (SHARDS + 1 + SHARDS + SHARDS + 1 + 1) + 1
 
 
 def test_the_number_of_writes_of_a_build(settings: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +265,7 @@ flow.build(recipe.load(stored), Path(folder))
 
 
 @pytest.mark.parametrize(
-    ("where", "number", "done"), [("sample", 2, 1), ("replace", 1, 0), ("replace", 12, 1)], ids=lambda x: str(x)
+    ("where", "number", "done"), [("sample", 2, 1), ("replace", 1, 0), ("replace", 13, 1)], ids=lambda x: str(x)
 )
 def test_a_build_that_was_killed_goes_on_to_the_same_bytes(
     whole: Path, settings: Recipe, folder: Path, tmp_path: Path, sampled: list[int], where: str, number: int, done: int
@@ -351,6 +351,23 @@ def test_other_training_settings_are_taken_and_the_data_left(whole: Path, settin
     stored = recipes.from_json((whole / "recipe.json").read_text())
     assert stored == other
     assert json.loads((whole / "build.json").read_text())["recipe_digest"] == recipes.digest(stored)
+
+
+def test_a_build_goes_on_only_with_the_weights_that_it_was_begun_with(
+    settings: Recipe, folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(backends.FakeJudge, "judge", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            flow.build(settings, folder)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(flow, "identity", lambda spec: {**backends.identity(spec), "sha256": "0" * 64})
+        with pytest.raises(
+            UserError, match=r"was begun with other weights: policy: .*'sha256': None.* -> .*'sha256': '000"
+        ):
+            flow.build(settings, folder)
+    flow.build(settings, folder)
+    assert files(folder) == files(whole)
 
 
 def test_a_folder_that_is_no_build_is_refused(settings: Recipe, folder: Path) -> None:

@@ -1,13 +1,15 @@
 """The build on one page: sources -> prompts -> responses -> scored -> pairs, in a folder that can be resumed.
 
-<folder>/recipe.json  prompts/  dropped/  responses/  scored/  pairs/  ledger/  build.json (written last)
+<folder>/recipe.json  models.json  prompts/  dropped/  responses/  scored/  pairs/  ledger/  build.json (written last)
 """
 
 import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -31,10 +33,11 @@ def build(settings: Recipe, folder: Path, progress: Progress = silent) -> Path:
         UserError: the folder holds another recipe's build, or the recipe's sources or models do not fit.
     """
     claim(folder, settings)
-    collect_prompts(settings, folder)
-    for source, step in steps(settings):
-        run_local(folder, source, step, progress)
     if not is_finished(settings, folder):
+        pin_models(settings, folder)
+        collect_prompts(settings, folder)
+        for source, step in steps(settings):
+            run_local(folder, source, step, progress)
         pair_and_stage(settings, folder)
     return folder
 
@@ -81,6 +84,27 @@ def claim(folder: Path, settings: Recipe) -> None:
     run.write_file(path, recipe.to_json(settings).encode())
 
 
+def pin_models(settings: Recipe, folder: Path) -> None:
+    """Write down which weights this build is made with, before any of them runs.
+
+    Raises:
+        UserError: the build was begun with others, so that its rows would be of two models.
+    """
+    judge, path = settings.judge_model, folder / "models.json"
+    models = {
+        "policy": identity(settings.policy),
+        "entailer": {**identity(settings.entailment.model), "kind": settings.entailment.kind},
+        "judge": {**identity(judge), "same_as_policy": judge == settings.policy},
+    }
+    begun = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else models
+    if changed := [f"{role}: {begun[role]} -> {found}" for role, found in models.items() if begun[role] != found]:
+        raise UserError(
+            f"{folder} was begun with other weights: {'; '.join(changed)}. "
+            "Go on where those are installed, or build into a new folder."
+        )
+    run.write_file(path, _json(models))
+
+
 def collect_prompts(settings: Recipe, folder: Path) -> None:
     """Read the sources into prompt shards, once; the dropped rows are written last."""
     dropped = folder / "dropped" / "00000.parquet"
@@ -101,19 +125,14 @@ def pair_and_stage(settings: Recipe, folder: Path) -> None:
     staged = stages.stage(paired.pairs, settings.staging, settings.seed)
     run.write_shard(folder / "pairs" / "00000.parquet", staged.pairs)
     run.write_shard(folder / "ledger" / "00000.parquet", _ledger(folder, paired.outcomes))
-    judge = settings.judge_model
     summary = {
         "recipe_digest": recipe.digest(settings),
         "thresholds": staged.thresholds._asdict(),
-        "models": {
-            "policy": identity(settings.policy),
-            "entailer": {**identity(settings.entailment.model), "kind": settings.entailment.kind},
-            "judge": {**identity(judge), "same_as_policy": judge == settings.policy},
-        },
+        "models": json.loads((folder / "models.json").read_text(encoding="utf-8")),
         "udasa": __version__,
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
-    run.write_file(folder / "build.json", (json.dumps(summary, indent=2, sort_keys=True) + "\n").encode())
+    run.write_file(folder / "build.json", _json(summary))
 
 
 def _ledger(folder: Path, outcomes: pl.DataFrame) -> pa.Table:
@@ -130,6 +149,10 @@ def _ledger(folder: Path, outcomes: pl.DataFrame) -> pa.Table:
     if unknown:
         raise ValueError(f"Prompts without a known outcome: {unknown}.")
     return schema.conform(ledger.to_arrow(compat_level=pl.CompatLevel.oldest()), schema.LEDGER)
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
 def _version(package: str) -> str | None:

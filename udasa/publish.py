@@ -1,10 +1,10 @@
 """A build -> a release: parquet by stage and split, manifest, figures and card, in a folder or on the Hub.
 
-    data/<stage>/<split>-00000-of-00001.parquet   responses/<split>-…   ledger.parquet   figures/   manifest.json   README.md
+data/<stage>/<split>-00000-of-00001.parquet  responses/<split>-…  ledger.parquet  figures/  manifest.json  README.md
 
 A release is assembled in a temporary folder and appears at once: by a rename, or by one commit and then a tag. Then
 it is read back.
-"""  # noqa: E501
+"""
 
 import hashlib
 import json

@@ -106,12 +106,12 @@ def binary_entropy(p: Floats) -> Floats:
 
 
 def value_uncertainty(acceptable: Floats) -> Predictive:
-    """Return the predictive entropy over the principles, in nats, 0 .. ln 2; columns `value_uncertainty`, `..._disagreement`.
+    """Return the predictive entropy over the principles, in nats, 0 .. ln 2.
 
-    `acceptable`: shape (principles, 2), P(acceptable) in both option orders. The orders are averaged first, which
-    cancels a constant position bias. total = H(mean_z p_z), within = mean_z H(p_z), and the rest is disagreement
-    between principles (the split of BALD, Houlsby et al. 2011).
-    """  # noqa: E501
+    Columns `value_uncertainty` and `value_disagreement`. `acceptable`: shape (principles, 2), P(acceptable) in both
+    option orders. The orders are averaged first, which cancels a constant position bias. total = H(mean_z p_z),
+    within = mean_z H(p_z), and the rest is disagreement between principles (the split of BALD, Houlsby et al. 2011).
+    """
     p = acceptable.mean(axis=1)
     total = float(binary_entropy(p.mean(keepdims=True))[0])
     within = float(binary_entropy(p).mean())
