@@ -237,6 +237,17 @@ def test_a_moved_head_publishes_nothing(hub, build, tmp_path):
     ]
 
 
+def test_a_release_whose_tag_failed_is_completed_by_publishing_again(hub, build, tmp_path):
+    hub.fail_next("POST", "/tag/", 500)
+    args = (str(build), "acme/udasa-untagged", "1.0.0")
+    with pytest.raises(ClientError) as failed:
+        run_client(hub, publish_to_hub, *args, home=tmp_path, token=hub.token("owner"))
+    assert failed.value.status == 500
+    commit = run_client(hub, publish_to_hub, *args, home=tmp_path, token=hub.token("owner"))[3]
+    found = run_client(hub, commits, "acme/udasa-untagged", home=tmp_path, token=hub.token("owner"))
+    assert found["tags"] == {"v1.0.0": commit} and found["commits"][0] == commit and len(found["commits"]) == 2
+
+
 def push_model(folder, repo):
     from pathlib import Path
 
