@@ -137,10 +137,10 @@ def test_k_wrong_items_cost_k_items(perfect, tmp_path):
     found = {(d.task, d.metric): d for d in compare(perfect, tmp_path)}
     truth = found["udasa_truthfulness", "acc_bytes"]
     assert (truth.n, truth.before, truth.after, truth.delta) == (48, 1.0, 45 / 48, -3 / 48)
-    assert truth.low < truth.delta < truth.high <= 0
+    assert truth.low < truth.delta < truth.high < 0.03
     refusal = found["udasa_harmlessness", "refusal"]
     assert (refusal.n, refusal.before, refusal.after, refusal.delta) == (24, 1.0, 23 / 24, -1 / 24)
-    assert found["udasa_harmlessness", "compliance"][2:8] == (24, 1.0, 1.0, 0.0, 0.0, 0.0)
+    assert found["udasa_harmlessness", "compliance"][2:6] == (24, 1.0, 1.0, 0.0)
     assert all(d.higher_is_better for d in found.values())
 
 
@@ -175,7 +175,8 @@ def test_our_values_are_those_of_lm_eval(tmp_path):
         "versions": {"t": 1},
     }
     result = suite._task_result("t", json.dumps(sample) + "\n", found)
-    assert result.metrics == {"m": results.Metric(value=1.0, n=1, low=1.0, high=1.0, higher_is_better=False)}
+    low = results.proportion_interval([1.0])[0]
+    assert result.metrics == {"m": results.Metric(value=1.0, n=1, low=low, high=1.0, higher_is_better=False)}
 
 
 # Intervals
@@ -223,7 +224,43 @@ def test_interval_depends_on_the_seed_and_not_on_the_order():
 def test_a_comparison_with_itself_is_zero_everywhere(perfect):
     differences = compare(perfect, perfect)
     assert len(differences) == 3 * 4 + 2
-    assert all((d.delta, d.low, d.high) == (0.0, 0.0, 0.0) for d in differences)
+    assert all(d.delta == 0.0 for d in differences)
+    assert all((d.low, d.high) == (0.0, 0.0) for d in differences if d.metric == "margin")
+
+
+def test_no_change_among_few_answers_is_not_certainly_no_change(perfect):
+    """Nothing mended and nothing broken in n: z sqrt(2) / (n + 2) either way."""
+    for d in compare(perfect, perfect):
+        if d.metric != "margin":
+            half = 1.959963984540054 * math.sqrt(2) / (d.n + 2)
+            assert (d.low, d.high) == pytest.approx((-half, half))
+
+
+@pytest.mark.parametrize(
+    ("deltas", "low", "high"),
+    [
+        # Bonett and Price by hand: n = 10 + 2, mended 4/12, broken 1/12, middle 3/12, variance (5/12 - 9/144) / 12.
+        ([1.0] * 3 + [0.0] * 7, 0.25 - 1.959964 * math.sqrt((5 / 12 - 1 / 16) / 12), None),
+        ([1.0] * 200, None, 1.0),
+        ([-1.0] * 200, -1.0, None),
+        ([0.5, -0.5], -0.5 * 0 - 1.959964 * math.sqrt(0.75 / 4), 1.959964 * math.sqrt(0.75 / 4)),
+    ],
+)
+def test_paired_interval(deltas, low, high):
+    found = results.paired_interval(deltas)
+    assert low is None or found[0] == pytest.approx(low, abs=1e-6)
+    assert high is None or found[1] == pytest.approx(high, abs=1e-6)
+    mirrored = results.paired_interval([-d for d in deltas])
+    assert mirrored == pytest.approx((-found[1], -found[0]))
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"), [(0, 10, 0.0, 0.3209), (10, 10, 0.6791, 1.0), (5, 10, 0.2366, 0.7634)]
+)
+def test_proportion_interval(right, n, low, high):
+    """Agresti and Coull: for 5 of 10 the centre is one half and the half-width z / (2 sqrt(n + z^2))."""
+    found = results.proportion_interval([1.0] * right + [0.0] * (n - right))
+    assert found == pytest.approx((low, high), abs=1e-4)
 
 
 def test_samples_are_joined_by_hash(perfect, tmp_path):
@@ -241,7 +278,7 @@ def test_differences_within_a_cluster_count_as_one(perfect, tmp_path):
     together = flipped(*(f"sentiment-{i:02}-{target}" for i in numbers[:6] for target in ("positive", "negative")))
     narrow, wide = (_acc(perfect, tmp_path / name, model) for name, model in (("a", apart), ("b", together)))
     assert narrow.delta == wide.delta == -12 / 48
-    assert wide.high - wide.low > 1.3 * (narrow.high - narrow.low)
+    assert wide.high - wide.low > 1.2 * (narrow.high - narrow.low), (narrow, wide)
 
 
 def _acc(before, after, model):
@@ -402,7 +439,7 @@ def test_samples_have_the_form_of_lm_eval(tiny_run):
 
 def test_a_second_run_of_the_same_model_differs_by_nothing(tiny_run, tmp_path):
     evaluate(spec(tiny.policy()), tmp_path, limit=4)
-    assert all((d.delta, d.low, d.high) == (0.0, 0.0, 0.0) for d in compare(tiny_run, tmp_path))
+    assert all(d.delta == 0.0 for d in compare(tiny_run, tmp_path))
     assert (tmp_path / "results.json").read_bytes() == (tiny_run / "results.json").read_bytes()
 
 

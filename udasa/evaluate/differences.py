@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from udasa.errors import UserError
-from udasa.evaluate.results import Scores, interval, load, read_samples, scores
+from udasa.evaluate.results import (
+    Scores,
+    hull,
+    interval,
+    load,
+    paired_interval,
+    read_samples,
+    right_or_wrong,
+    scores,
+)
 
 _COMPARABLE = ("chat_template", "dtype", "device", "batch_size")
 
@@ -23,7 +32,8 @@ class Difference(NamedTuple):
     delta: float
     """Mean of after - before."""
     low: float
-    """Lower end of the 95 % interval of delta: percentile bootstrap over clusters of documents, paired."""
+    """Lower end of the 95 % interval of delta: percentile bootstrap over clusters of documents, paired; of shares of
+    right answers, its hull with Bonett and Price's."""
     high: float
     higher_is_better: bool
 
@@ -60,6 +70,8 @@ def _difference(task: str, name: str, a: Scores, b: Scores, higher_is_better: bo
     old, new = a.values[name], b.values[name]
     delta = {key: new[key] - old[key] for key in old}
     low, high = interval(delta, a.clusters, task, name)
+    if right_or_wrong(old.values()) and right_or_wrong(new.values()):
+        low, high = hull((low, high), paired_interval(delta.values()))
     before, after, mean = (math.fsum(values.values()) / len(values) for values in (old, new, delta))
     return Difference(task, name, len(delta), before, after, mean, low, high, higher_is_better)
 

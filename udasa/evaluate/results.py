@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from udasa.run import write_file
 
 RESAMPLES = 10_000
 """Bootstrap resamples behind every interval."""
+_Z = 1.959963984540054
+"""The 97.5 percentile of the normal distribution."""
 RESULTS = "results.json"
 
 
@@ -30,7 +33,8 @@ class Metric:
     n: int
     """Documents that have the metric: fewer than the task's for a metric of a subset, such as `refusal`."""
     low: float
-    """Lower end of the 95 % interval: percentile bootstrap over clusters of documents."""
+    """Lower end of the 95 % interval: percentile bootstrap over clusters of documents; of a share of right answers, its
+    hull with Agresti and Coull's."""
     high: float
     """Upper end."""
     higher_is_better: bool
@@ -159,6 +163,40 @@ def interval(values: Mapping[str, float], clusters: Mapping[str, str], *seed: st
         means.append(sums[draw].sum(axis=1) / sizes[draw].sum(axis=1))
     low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
     return float(low), float(high)
+
+
+def right_or_wrong(values: Iterable[float]) -> bool:
+    """Say whether every value is 0, 1, or one half (a tie): a count, for which a bootstrap can be too sure."""
+    return all(value in (0.0, 0.5, 1.0) for value in values)
+
+
+def proportion_interval(values: Collection[float]) -> tuple[float, float]:
+    """Return the 95 % interval of a share of right answers (Agresti and Coull 1998), within 0 .. 1.
+
+    It has a width where all answers are right, or all wrong; a bootstrap of those has none.
+    """
+    n = len(values) + _Z**2
+    p = (math.fsum(values) + _Z**2 / 2) / n
+    half = _Z * math.sqrt(p * (1 - p) / n)
+    return max(0.0, p - half), min(1.0, p + half)
+
+
+def paired_interval(deltas: Collection[float]) -> tuple[float, float]:
+    """Return the 95 % interval of a difference of two paired shares (Bonett and Price 2012), within -1 .. 1.
+
+    One more answer mended and one more broken are counted than were seen, so it has a width where none was.
+    """
+    n = len(deltas) + 2
+    mended = (math.fsum(d for d in deltas if d > 0) + 1) / n
+    broken = (math.fsum(-d for d in deltas if d < 0) + 1) / n
+    middle = mended - broken
+    half = _Z * math.sqrt((mended + broken - middle**2) / n)
+    return max(-1.0, middle - half), min(1.0, middle + half)
+
+
+def hull(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
+    """Return the smallest interval that holds both: the bootstrap knows the clusters, the formula the rare events."""
+    return min(a[0], b[0]), max(a[1], b[1])
 
 
 def sha256(content: bytes) -> str:

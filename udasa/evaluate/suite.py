@@ -15,7 +15,19 @@ from udasa import resources
 from udasa.backends import ModelSpec, Report, ignore
 from udasa.backends_hf import identity, load_causal_lm, quiet
 from udasa.errors import UserError, require
-from udasa.evaluate.results import Evaluation, Metric, Setup, TaskResult, interval, save, scores, sha256
+from udasa.evaluate.results import (
+    Evaluation,
+    Metric,
+    Setup,
+    TaskResult,
+    hull,
+    interval,
+    proportion_interval,
+    right_or_wrong,
+    save,
+    scores,
+    sha256,
+)
 from udasa.run import Progress, silent
 
 SEED = 1234
@@ -196,6 +208,8 @@ def _task_result(task: str, text: str, found: Mapping[str, Any]) -> TaskResult:
         if not isinstance(theirs, Real) or not math.isclose(mean, float(theirs), rel_tol=1e-9, abs_tol=1e-12):
             continue
         low, high = interval(values, scored.clusters, task, name)
+        if right_or_wrong(values.values()):
+            low, high = hull((low, high), proportion_interval(values.values()))
         up = found["higher_is_better"][task].get(base) is not False
         metrics[name] = Metric(value=mean, n=len(values), low=low, high=high, higher_is_better=up)
     if not metrics:
