@@ -11,4 +11,10 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.pop("HF_TOKEN", None)
 
+from hypothesis import HealthCheck, settings
+
 from tests.hub.fixtures import hub  # noqa: F401
+
+# A timing never fails a test, and the same examples run everywhere.
+settings.register_profile("udasa", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("udasa")
