@@ -5,7 +5,7 @@ import torch
 from tests import tiny
 from udasa.backends import Exchange, ModelSpec, Principle, Sampling, judge_context, judge_questions, stable_hash
 from udasa.backends_hf import identity, load_causal_lm, make_entailer, make_judge, make_sampler
-from udasa.backends_hf.entailers import batches_by_length
+from udasa.backends_hf.batches import batches_by_length
 from udasa.backends_hf.sampler import SeededChoice
 from udasa.errors import UserError
 

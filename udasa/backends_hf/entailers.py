@@ -1,12 +1,13 @@
 """Pairs of texts -> P(entailment), P(neutral), P(contradiction)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from udasa.backends import Floats, Report, ignore
+from udasa.backends_hf.batches import batches_by_length
 from udasa.errors import UserError
 
 if TYPE_CHECKING:
@@ -110,13 +111,3 @@ def _pad(tokenizer: Any, rows: list[Any]) -> Any:
 def _context(model: Any, tokenizer: Any) -> int:
     """Return the longest input in tokens; beyond it texts are cut at the end."""
     return int(min(model.config.max_position_embeddings, tokenizer.model_max_length))
-
-
-def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Group row numbers, longest first, so that rows x longest stays within the budget (at least one row)."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    start = 0
-    while start < len(order):
-        size = max(1, batch_tokens // max(1, lengths[order[start]]))
-        yield order[start : start + size]
-        start += size

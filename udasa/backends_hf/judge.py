@@ -20,6 +20,7 @@ from udasa.backends import (
     judge_context,
     judge_questions,
 )
+from udasa.backends_hf.batches import batches
 from udasa.errors import UserError
 
 if TYPE_CHECKING:
@@ -93,15 +94,13 @@ class HFJudge:
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Group contexts, longest first, within the token budgets of the forward pass and of the cache."""
         num_questions, width = len(self.questions), max(len(q) for q in self.questions)
-        order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-        start = 0
-        while start < len(order):
-            longest = lengths[order[start]]
+
+        def capacity(longest: int) -> int:
             forward = self.batch_tokens // max(longest, num_questions * width)
             cached = _CACHE_FACTOR * self.batch_tokens // (num_questions * (longest + width))
-            size = max(1, min(forward, cached))
-            yield order[start : start + size]
-            start += size
+            return min(forward, cached)
+
+        return batches(lengths, capacity)
 
     def _template(self, context: str) -> tuple[str, str]:
         """Return the rendered conversation before and after the place of the question."""

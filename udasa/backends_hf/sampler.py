@@ -1,6 +1,6 @@
 """Chat prompts -> K responses with their log-probabilities, each drawn by its own seed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from udasa.backends import Message, Report, Response, Sampling, ignore
+from udasa.backends_hf.batches import batches_by_length
 from udasa.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,10 +75,11 @@ class HFSampler:
         """
         encoded = [self._encode(list(messages)) for messages in prompts]
         rows = [(i, k) for i, row in enumerate(seeds) for k in range(len(row))]
-        rows.sort(key=lambda ik: (-len(encoded[ik[0]]), ik))
+        widths = [len(encoded[i]) + self.sampling.max_new_tokens for i, _ in rows]
         drawn: list[list[Response | None]] = [[None] * len(row) for row in seeds]
         unfinished = [len(row) for row in seeds]
-        for batch in self._batches(rows, encoded):
+        for numbers in batches_by_length(widths, self.batch_tokens):
+            batch = [rows[n] for n in numbers]
             responses = self._generate([encoded[i] for i, _ in batch], [seeds[i][k] for i, k in batch])
             for (i, k), response in zip(batch, responses, strict=True):
                 drawn[i][k] = response
@@ -94,15 +96,6 @@ class HFSampler:
                 f"context of {room} tokens: {messages[-1]['content'][:80]!r}. Shorten it or lower max_new_tokens."
             )
         return ids
-
-    def _batches(self, rows: list[tuple[int, int]], encoded: list[list[int]]) -> Iterator[list[tuple[int, int]]]:
-        """Cut the length-sorted rows so that a batch's padded tokens stay within the budget."""
-        start = 0
-        while start < len(rows):
-            width = len(encoded[rows[start][0]]) + self.sampling.max_new_tokens
-            size = max(1, self.batch_tokens // width)
-            yield rows[start : start + size]
-            start += size
 
     def _generate(self, prompts: list[list[int]], seeds: list[int]) -> list[Response]:
         steps = self.sampling.max_new_tokens
