@@ -119,8 +119,6 @@ def build(
     """Build staged pairs: prompts, responses, uncertainties, pairs, stages."""
     import dataclasses
 
-    import polars as pl
-
     from udasa import flow, run
     from udasa.recipe import load
 
@@ -130,7 +128,7 @@ def build(
         sources = (dataclasses.replace(s, limit=min(limit, s.limit or limit)) for s in settings.sources)
         settings = dataclasses.replace(settings, sources=tuple(sources))
     flow.build(settings, output, bars)
-    ledger = pl.DataFrame(pl.from_arrow(run.read(output, "ledger")))
+    ledger = run.read_frame(output, "ledger")
     table = _table("outcome", "prompts", title=f"Ledger ({ledger.height} prompts)")
     for outcome, count in ledger.group_by("outcome").len().sort("len", "outcome", descending=[True, False]).iter_rows():
         table.add_row(outcome, str(count))

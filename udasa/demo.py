@@ -13,8 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import polars as pl
-
 from udasa import cards, report, run
 from udasa.evaluate import Difference, compare, evaluate
 from udasa.flow import build
@@ -78,9 +76,7 @@ def demo(settings: Recipe, folder: Path, progress: Progress = silent) -> Demo:
         facts = asdict(trained)
         card = cards.render_model_card(facts, f"udasa-{settings.name}-adapter", comparison)
         run.write_file(adapter / "README.md", card.encode())
-        pairs, scored, ledger = (
-            pl.DataFrame(pl.from_arrow(run.read(built, name))) for name in ("pairs", "scored", "ledger")
-        )
+        pairs, scored, ledger = (run.read_frame(built, name) for name in ("pairs", "scored", "ledger"))
         page = report.render_report(manifest, pairs, scored, ledger, comparison, facts)
         run.write_file(folder / "report.html", page.encode())
     return Demo(dataset, adapter, folder / "report.html", manifest, comparison, costs)

@@ -141,9 +141,9 @@ def _ledger(folder: Path, outcomes: pl.DataFrame) -> pa.Table:
     Raises:
         ValueError: a prompt has no outcome, or more than one.
     """
-    scored = pl.DataFrame(pl.from_arrow(run.read(folder, "prompts").select(["source", "source_row", "prompt_id"])))
+    scored = run.read_frame(folder, "prompts").select("source", "source_row", "prompt_id")
     lines = scored.join(outcomes, on="prompt_id", how="left", validate="1:1").with_columns(detail=pl.lit(None))
-    dropped = pl.DataFrame(pl.from_arrow(run.read(folder, "dropped")))
+    dropped = run.read_frame(folder, "dropped")
     ledger = pl.concat([lines.cast(dropped.schema), dropped]).sort("source", "source_row")
     unknown = set(ledger["outcome"]) - set(schema.OUTCOMES)
     if unknown:

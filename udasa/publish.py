@@ -90,7 +90,7 @@ def assemble(build: Path, target: str, version: str, into: Path) -> dict[str, An
     if not (build / "build.json").is_file():
         raise UserError(f"{build} holds no finished build (no build.json). Run udasa build to the end first.")
     settings = recipe.from_json((build / "recipe.json").read_text(encoding="utf-8"), origin=str(build / "recipe.json"))
-    pairs, scored, ledger = (_frame(build, name) for name in ("pairs", "scored", "ledger"))
+    pairs, scored, ledger = (run.read_frame(build, name) for name in ("pairs", "scored", "ledger"))
     if pairs.is_empty():
         raise UserError(f"{build} has no pair to publish; its ledger says why: {_counts(ledger, 'outcome')}.")
     _write_tables(settings, pairs, scored, ledger, into)
@@ -104,10 +104,6 @@ def assemble(build: Path, target: str, version: str, into: Path) -> dict[str, An
     cards.validate(card, "dataset")
     (into / "README.md").write_text(card, encoding="utf-8")
     return manifest
-
-
-def _frame(build: Path, name: str) -> pl.DataFrame:
-    return pl.DataFrame(pl.from_arrow(run.read(build, name)))
 
 
 def _write_tables(

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -60,6 +61,11 @@ def shard_paths(folder: Path, name: str) -> list[Path]:
 def read(folder: Path, name: str) -> pa.Table:
     """Return all shards of a step as one table."""
     return pa.concat_tables([pq.read_table(path) for path in shard_paths(folder, name)])
+
+
+def read_frame(folder: Path, name: str) -> pl.DataFrame:
+    """Return all shards of a step as one polars frame."""
+    return pl.DataFrame(pl.from_arrow(read(folder, name)))
 
 
 def num_rows(path: Path) -> int:
