@@ -142,6 +142,8 @@ def validate(text: str, kind: Kind) -> None:
     """
     from huggingface_hub import DatasetCard, ModelCard
 
+    if not text.startswith("---"):
+        raise UserError(f"The {kind} card is not valid: it does not begin with front matter (a line of ---).")
     try:
         card = (DatasetCard if kind == "dataset" else ModelCard)(text)
         data: dict[str, Any] = card.data.to_dict()

@@ -1,0 +1,35 @@
+"""The one console script: every command is a thin call of a function of the package."""
+
+import logging
+import os
+import sys
+
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from udasa.cli import build, evaluate, release, train
+from udasa.cli.terminal import app, err
+from udasa.errors import MissingExtraError, UserError
+
+__all__ = ["app", "build", "evaluate", "main", "release", "train"]
+
+
+def main() -> None:
+    """Run the command line; exit 2 on the user's mistakes, 1 on a failure of the machine."""
+    logging.getLogger("udasa").addHandler(RichHandler(console=err, show_path=False, show_time=False, show_level=False))
+    logging.getLogger("udasa").setLevel(logging.INFO)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL has no argument for it
+    try:
+        app()
+    except (UserError, MissingExtraError) as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}. What is finished is kept; run the same command again to go on.", 1)
+    except KeyboardInterrupt:
+        _fail("Stopped. What is finished is kept; run the same command again to go on.", 130)
+
+
+def _fail(message: str, code: int) -> None:
+    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    sys.exit(code)

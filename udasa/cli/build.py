@@ -1,0 +1,73 @@
+"""Commands that make a build: demo, build."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from udasa.cli.evaluate import print_comparison
+from udasa.cli.terminal import RecipeName, RecipeOption, app, bars, out, print_loading, quiet_libraries, table
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where everything goes; a demo that was stopped goes on.")] = Path(
+        "runs/demo"
+    ),
+    recipe: RecipeOption = "demo",
+) -> None:
+    """Run the main job on the embedded default: a small real model on this machine's CPU, no download from a hub."""
+    from udasa.demo import demo as run_demo
+    from udasa.recipe import load
+
+    quiet_libraries()
+    done = run_demo(load(recipe), folder, bars)
+    out.print()
+    print_stages(done.manifest)
+    print_comparison(done.comparison)
+    costs = table("part", "wall s", "peak GB", title="Cost: wall time, peak memory so far")
+    for cost in done.costs:
+        costs.add_row(cost.part, f"{cost.seconds:.1f}", f"{cost.peak_gb:.2f}")
+    out.print(costs)
+    out.print(f"Data set: {done.dataset}", highlight=False, soft_wrap=True)
+    print_loading(str(done.dataset), "exploratory")
+    out.print(f"Adapter:  {done.adapter}", highlight=False, soft_wrap=True)
+    out.print(f"Report:   {done.report}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def build(
+    recipe: RecipeName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Build folder; a build that was stopped goes on.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many prompts of each source.")] = None,
+) -> None:
+    """Build staged pairs: prompts, responses, uncertainties, pairs, stages."""
+    import dataclasses
+
+    from udasa import flow, run
+    from udasa.recipe import load
+
+    quiet_libraries()
+    settings = load(recipe)
+    if limit is not None:
+        sources = (dataclasses.replace(s, limit=min(limit, s.limit or limit)) for s in settings.sources)
+        settings = dataclasses.replace(settings, sources=tuple(sources))
+    flow.build(settings, output, bars)
+    ledger = run.read_frame(output, "ledger")
+    shown = table("outcome", "prompts", title=f"Ledger ({ledger.height} prompts)")
+    for outcome, count in ledger.group_by("outcome").len().sort("len", "outcome", descending=[True, False]).iter_rows():
+        shown.add_row(outcome, str(count))
+    out.print(shown)
+    out.print(f"Build: {output}", highlight=False, soft_wrap=True)
+
+
+def print_stages(manifest: Any) -> None:
+    """Print the pairs of each stage and split."""
+    from udasa.schema import STAGES
+
+    counts = manifest["counts"]
+    shown = table("stage", "train", "test", title=f"Pairs ({counts['pairs']} of {counts['prompts']} prompts)")
+    for stage in STAGES:
+        splits = counts["stages"][stage]
+        shown.add_row(stage, str(splits["train"]), str(splits["test"]))
+    out.print(shown)

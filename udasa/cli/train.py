@@ -1,0 +1,48 @@
+"""Commands that train: train."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from udasa.cli.terminal import RecipeOption, app, bars, out, quiet_libraries, table
+
+
+@app.command()
+def train(
+    data: Annotated[str, typer.Argument(help="A published data set: a folder or a Hub id.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Adapter folder; stages that are done are kept.")],
+    recipe: RecipeOption,
+    revision: Annotated[str | None, typer.Option(help="Tag or commit of a Hub data set.")] = None,
+    push: Annotated[str | None, typer.Option(help="Push adapter and card to this Hub model (org/name).")] = None,
+    public: Annotated[bool, typer.Option("--public", help="Create the repository as public.")] = False,
+) -> None:
+    """Train one LoRA adapter through the stages with DPO."""
+    from dataclasses import asdict
+
+    from udasa import cards, run
+    from udasa.publish import publish_model
+    from udasa.recipe import load
+    from udasa.train import train as run_train
+
+    quiet_libraries()
+    settings = load(recipe)
+    trained = run_train(
+        data,
+        output,
+        policy=settings.policy,
+        training=settings.training,
+        revision=revision,
+        license=settings.license,
+        progress=bars,
+    )
+    card = cards.render_model_card(asdict(trained), push or f"udasa-{settings.name}-adapter")
+    run.write_file(output / "README.md", card.encode())
+    shown = table("stage", "pairs", "steps", "first loss", "last loss", "reward accuracy", title="Training")
+    for stage in trained.stages:
+        numbers = (stage.first_loss, stage.last_loss, stage.reward_accuracy)
+        shown.add_row(stage.stage, str(stage.pairs), str(stage.steps), *(f"{n:.4f}" for n in numbers))
+    out.print(shown)
+    out.print(f"Adapter: {output}", highlight=False, soft_wrap=True)
+    if push:
+        out.print(f"Pushed {push}, commit {publish_model(output, push, private=not public)}", highlight=False)
