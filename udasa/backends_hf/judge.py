@@ -4,11 +4,13 @@ The questions about one response differ only in their last lines, so prompt and 
 and their key-value cache is shared by all questions.
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from transformers import DynamicCache
 
 from udasa.backends import (
     OPTIONS,
@@ -50,6 +52,9 @@ class HFJudge:
         self.model: Any = model
         self.tokenizer: Any = tokenizer
         self.batch_tokens = batch_tokens
+        # transformers 5.24 renamed the argument.
+        known = inspect.signature(model.forward).parameters
+        self.cache_argument = "cache" if "cache" in known else "past_key_values"
         self.options = [self._option(word) for word in OPTIONS]
         tail = self._template("")[1]
         self.questions = [self._ids(question + tail) for question in judge_questions(principles)]
@@ -70,8 +75,8 @@ class HFJudge:
         tails = self._pad(self.questions)
         rows, num_questions = len(contexts), len(self.questions)
         with torch.inference_mode():
-            cache = self.model(**heads, position_ids=_positions(heads), use_cache=True, logits_to_keep=1)
-            cache = cache.past_key_values
+            cache = DynamicCache(config=self.model.config)
+            self.model(**heads, position_ids=_positions(heads), logits_to_keep=1, **{self.cache_argument: cache})
             cache.batch_repeat_interleave(num_questions)
             mask = torch.cat(
                 [
@@ -85,8 +90,8 @@ class HFJudge:
                 input_ids=tails["input_ids"].repeat(rows, 1),
                 attention_mask=mask,
                 position_ids=_positions({"attention_mask": mask})[:, -width:],
-                past_key_values=cache,
                 logits_to_keep=1,
+                **{self.cache_argument: cache},
             ).logits[:, -1, self.options]
         probability: Floats = torch.softmax(logits.double().to(device), dim=-1)[:, 0].cpu().numpy()
         return probability.reshape(rows, num_questions)
