@@ -43,12 +43,13 @@ def reply(text: str, u: float | None = None, risk: float | None = 0.0, **changes
     """A scored response; `u` is its semantic uncertainty, the other two dimensions have no value unless given."""
     row: dict[str, Any] = {"text": text, "num_tokens": 2, "logprob_sum": -2.0, "logprob_mean": -1.0}
     row |= {"finish_reason": "stop", "seed": 0, "cluster": 0}
-    return row | dict.fromkeys(schema.SCORES) | {"semantic_uncertainty": u, "value_risk": risk} | changes
+    row |= dict.fromkeys((*schema.SCORES, *schema.ESTIMATES, "factual_reason", "claims", "acceptable"))
+    return row | {"semantic_uncertainty": u, "value_risk": risk} | changes
 
 
 def answered(name: str, *replies: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
     """A scored row; the replies' ids are `<name>-0`, `<name>-1`, …"""
-    row = prompt(name, semantic_entropy=0.0, num_semantic_sets=1, **changes)
+    row = prompt(name, semantic_entropy=0.0, num_semantic_sets=1, **changes) | dict.fromkeys(schema.PROMPT_ESTIMATES)
     return row | {"responses": [{"response_id": f"{name}-{k}", **one} for k, one in enumerate(replies)]}
 
 

@@ -98,4 +98,6 @@ def test_every_dimension_and_score_has_its_columns() -> None:
     assert [name for name in schema.PAIRS.names if name in sides] == sides
     fields = [field.name for field in schema.SCORED.field("responses").type.value_type]
     before = [field.name for field in schema.RESPONSES.field("responses").type.value_type]
-    assert fields == [*before, "cluster", *schema.SCORES]
+    scores = [*schema.SCORES, *schema.ESTIMATES]
+    assert fields == [*before, "cluster", *scores, "factual_reason", "claims", "acceptable"]
+    assert set(schema.PROMPT_ESTIMATES) < set(schema.SCORED.names)

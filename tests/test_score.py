@@ -176,7 +176,8 @@ def test_an_empty_text_has_no_factual_and_no_value_score() -> None:
     assert {name: empty[name] for name in schema.SCORES if not name.startswith("semantic")} == dict.fromkeys(
         name for name in schema.SCORES if not name.startswith("semantic")
     )
-    assert None not in full.values()
+    assert [name for name, value in full.items() if value is None] == ["p_true", "factual_reason"]
+    assert (empty["factual_reason"], empty["claims"], empty["acceptable"]) == ("no-text", None, None)
 
 
 def test_an_empty_text_supports_nothing_and_denies_nothing() -> None:

@@ -7,7 +7,7 @@ sampler.sample([[{"role": "user", "content": "Hi"}]], seeds=[[7, 8]])
 import hashlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,6 +132,15 @@ class Entailer(Protocol):
 
     def entail(self, pairs: Sequence[tuple[str, str]], report: Report = ...) -> Floats:
         """Return P(entailment), P(neutral), P(contradiction) of (premise, hypothesis), shape (n, 3), rows sum to 1."""
+        ...
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """An entailer that also has sentence embeddings: then EigenScore can be computed."""
+
+    def embed(self, texts: Sequence[str]) -> Floats:
+        """Return an embedding of each text, shape (n, width)."""
         ...
 
 

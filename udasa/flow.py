@@ -57,7 +57,8 @@ def steps(settings: Recipe) -> list[tuple[str, Step]]:
     def score() -> Apply:
         entailment = settings.entailment
         entailer = make_entailer(entailment.model, entailment.kind, entailment.same_meaning)
-        return Scorer(entailer, make_judge(settings.judge_model, settings.judging.constitution))
+        judge = make_judge(settings.judge_model, settings.judging.constitution)
+        return Scorer(entailer, judge, entailment.clustering)
 
     return [("prompts", Step("responses", sample)), ("responses", Step("scored", score))]
 

@@ -86,6 +86,8 @@ class Entailment:
     """`similarity` is the cosine of sentence embeddings: not entailment, and named so on the card."""
     same_meaning: float = 0.8
     """The cosine at which two texts count as one meaning (`similarity` only)."""
+    clustering: Literal["components", "first-representative", "strict", "loose"] = "components"
+    """Which responses share a meaning; only the default does not depend on their order (docs/uncertainty.md)."""
 
     def __post_init__(self) -> None:
         """Check the values."""

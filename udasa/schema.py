@@ -54,13 +54,50 @@ SCORES = (
 )
 """The response-level score columns, in the order of the tables."""
 
+ESTIMATES = (
+    "eccentricity",
+    "degree",
+    "cluster_surprisal",
+    "selfcheck_nli",
+    "cocoa",
+    "p_true",
+    "negative_logprob_mean",
+    "negative_logprob_sum",
+    "lexical_dissimilarity",
+)
+"""Other response-level estimators: columns of `scored` that the pairs do not carry."""
+
+PROMPT_ESTIMATES = (
+    "discrete_semantic_entropy",
+    "degree_matrix",
+    "eigenvalue_laplacian",
+    "kernel_language_entropy",
+    "sar",
+    "eigenscore",
+)
+"""Prompt-level estimators of `scored`, besides `semantic_entropy` and `num_semantic_sets`."""
+
+FACTUAL_REASONS = {
+    "no-text": "the response is empty",
+    "refusal": "every sentence declines to answer",
+    "no-claim": "no sentence has a letter in it",
+    "no-other-response": "no other response has a text to compare with",
+}
+"""Why a response has no factual uncertainty, and what it means."""
+
+CLAIMS = pa.list_(pa.struct([pa.field("text", pa.string()), pa.field("unsupported", pa.float64())]))
+"""The claiming sentences of a response, each with its factual uncertainty; null where there is a reason for none."""
+
 DIMENSIONS = ("semantic", "factual", "value")
 """The three uncertainties that make `u`; each is the column `<dimension>_uncertainty`."""
 
 _SCORED_RESPONSE = [
     *_RESPONSE,
     pa.field("cluster", pa.int32()),
-    *(pa.field(name, pa.float64()) for name in SCORES),
+    *(pa.field(name, pa.float64()) for name in (*SCORES, *ESTIMATES)),
+    pa.field("factual_reason", pa.string()),
+    pa.field("claims", CLAIMS),
+    pa.field("acceptable", pa.list_(pa.float64())),
 ]
 
 RESPONSES = pa.schema([*PROMPTS, _required("responses", pa.list_(pa.struct(_RESPONSE)))])
@@ -71,6 +108,7 @@ SCORED = pa.schema(
         _required("responses", pa.list_(pa.struct(_SCORED_RESPONSE))),
         _required("semantic_entropy", pa.float64()),
         _required("num_semantic_sets", pa.int32()),
+        *(pa.field(name, pa.float64()) for name in PROMPT_ESTIMATES),
     ]
 )
 

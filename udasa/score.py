@@ -13,7 +13,7 @@ import pyarrow as pa
 import sentencex
 
 from udasa import schema, uncertainty
-from udasa.backends import Entailer, Exchange, Floats, Judge, Report, ignore
+from udasa.backends import Embedder, Entailer, Exchange, Floats, Judge, Report, ignore
 
 REFUSAL = re.compile(
     r"^\W*(i['’]?m (very |really |so )?(sorry|afraid|unable|not able|not comfortable)"
@@ -34,18 +34,19 @@ def claims(text: str) -> list[str]:
 class Scorer:
     """The `scored` step: holds the entailer and the judge."""
 
-    def __init__(self, entailer: Entailer, judge: Judge) -> None:
+    def __init__(self, entailer: Entailer, judge: Judge, clustering: uncertainty.Rule = "components") -> None:
         self.entailer = entailer
         self.judge = judge
+        self.clustering = clustering
 
     def __call__(self, table: pa.Table, report: Report = ignore) -> pa.Table:
         """Return the table with every response scored, as `schema.SCORED`; reports prompts."""
         rows = schema.conform(table, schema.RESPONSES).to_pylist()
         ask = self._entailment(rows)
         acceptable = self._judgements(rows, report)
-        return schema.conform(
-            pa.Table.from_pylist([_score(row, ask, acceptable) for row in rows], schema.SCORED), schema.SCORED
-        )
+        embed = self.entailer.embed if isinstance(self.entailer, Embedder) else None
+        scored = [_score(row, ask, acceptable, embed, self.clustering) for row in rows]
+        return schema.conform(pa.Table.from_pylist(scored, schema.SCORED), schema.SCORED)
 
     def _entailment(self, rows: Iterable[Mapping[str, Any]]) -> "Answers":
         """Ask every entailment question of the shard once."""
@@ -88,46 +89,115 @@ class Answers:
         return out
 
 
-def _score(row: Mapping[str, Any], ask: Answers, acceptable: Mapping[tuple[str, str], Floats]) -> dict[str, Any]:
+def _score(
+    row: Mapping[str, Any],
+    ask: Answers,
+    acceptable: Mapping[tuple[str, str], Floats],
+    embed: Callable[[Sequence[str]], Floats] | None,
+    clustering: uncertainty.Rule,
+) -> dict[str, Any]:
+    """Return the row with every column of `scored`."""
     texts = [r["text"] for r in row["responses"]]
-    logprobs = [r["logprob_mean"] for r in row["responses"]]
-    log_likelihood = None if None in logprobs else np.array(logprobs, dtype=np.float64)
-    entail, neutral, contra = ask(texts, texts)
-    sets = uncertainty.semantic_sets(entail, neutral, contra)
-    semantic = uncertainty.semantic_uncertainty(uncertainty.semantic_kernel(neutral, contra), log_likelihood)
-    responses = [
-        {
-            **response,
-            "cluster": int(sets[i]),
-            "semantic_uncertainty": float(semantic[i]),
-            "factual_uncertainty": _factual(i, texts, ask),
-            **_value(acceptable.get((row["prompt_id"], response["text"]))),
-        }
-        for i, response in enumerate(row["responses"])
-    ]
+    entailment = ask(texts, texts)
+    log_likelihood = _log_likelihood(row["responses"])
+    sets = uncertainty.semantic_sets(*entailment, rule=clustering)
+    columns = _response_estimates(texts, sets, entailment, log_likelihood)
     return {
         **row,
-        "responses": responses,
-        "semantic_entropy": uncertainty.semantic_entropy(sets, log_likelihood),
-        "num_semantic_sets": int(sets.max()) + 1,
+        **_prompt_estimates(sets, entailment, log_likelihood),
+        "eigenscore": uncertainty.eigenscore(embed(texts)) if embed else None,
+        "responses": [
+            {
+                **response,
+                "p_true": None,
+                "negative_logprob_mean": uncertainty.negative_logprob(response["logprob_mean"]),
+                "negative_logprob_sum": uncertainty.negative_logprob(response["logprob_sum"]),
+                **{name: values[i] for name, values in columns.items()},
+                **_factual(i, texts, ask),
+                **_value(acceptable.get((row["prompt_id"], response["text"]))),
+            }
+            for i, response in enumerate(row["responses"])
+        ],
     }
 
 
-def _factual(i: int, texts: Sequence[str], ask: Answers) -> float | None:
-    """LUQ of response i: every other response with a text counts, also the same text (it supports every sentence)."""
+def _log_likelihood(responses: Sequence[Mapping[str, Any]]) -> Floats | None:
+    """Return the mean log-probabilities; None if one is missing, since shares need them all."""
+    values = [r["logprob_mean"] for r in responses]
+    return None if None in values else np.array(values, dtype=np.float64)
+
+
+def _prompt_estimates(sets: uncertainty.Ints, entailment: Floats, log_likelihood: Floats | None) -> dict[str, Any]:
+    entail, neutral, contra = entailment
+    affinity = uncertainty.affinity(entail)
+    kernel = uncertainty.semantic_kernel(neutral, contra)
+    heat = uncertainty.heat_kernel(kernel + kernel.T)
+    similarity = uncertainty.affinity(kernel)
+    return {
+        "semantic_entropy": uncertainty.semantic_entropy(sets, log_likelihood),
+        "num_semantic_sets": int(sets.max()) + 1,
+        "discrete_semantic_entropy": uncertainty.semantic_entropy(sets, None),
+        "degree_matrix": uncertainty.degree_matrix(affinity),
+        "eigenvalue_laplacian": uncertainty.eigenvalue_laplacian(affinity),
+        "kernel_language_entropy": uncertainty.kernel_language_entropy(heat),
+        "sar": None if log_likelihood is None else uncertainty.sar(similarity, log_likelihood),
+    }
+
+
+def _response_estimates(
+    texts: Sequence[str], sets: uncertainty.Ints, entailment: Floats, log_likelihood: Floats | None
+) -> dict[str, Sequence[Any]]:
+    """Return the columns that compare whole responses, each with a value a response."""
+    entail, neutral, contra = entailment
+    affinity = uncertainty.affinity(entail)
+    kernel = uncertainty.semantic_kernel(neutral, contra)
+    lexical = uncertainty.lexical_dissimilarity(uncertainty.lexical_similarity(texts))
+    information = None if log_likelihood is None else -log_likelihood
+    cocoa = None if information is None else uncertainty.cocoa(information, uncertainty.affinity(kernel))
+    columns = {
+        "cluster": sets,
+        "semantic_uncertainty": uncertainty.semantic_uncertainty(kernel, log_likelihood),
+        "cluster_surprisal": uncertainty.cluster_surprisal(sets, log_likelihood),
+        "eccentricity": uncertainty.eccentricity(affinity),
+        "degree": uncertainty.degree(affinity),
+        "cocoa": cocoa,
+        "lexical_dissimilarity": lexical,
+    }
+    return {n: [None] * len(texts) if v is None else v.tolist() for n, v in columns.items()}
+
+
+def _factual(i: int, texts: Sequence[str], ask: Answers) -> dict[str, Any]:
+    """Compare the claims of response i with every other text; an equal text counts, and supports every sentence."""
     sentences = claims(texts[i])
     others = [text for j, text in enumerate(texts) if j != i and text]
+    if not sentences or not others:
+        reason = "no-other-response" if sentences else _no_claim(texts[i])
+        return {"factual_uncertainty": None, "selfcheck_nli": None, "claims": None, "factual_reason": reason}
     different = [text for text in others if text != texts[i]]
-    supports = np.ones((len(sentences), len(others)))
-    if sentences and different:
+    supports, contradictions = np.ones((len(sentences), len(others))), np.zeros((len(sentences), len(others)))
+    if different:
         entail, _, contra = ask(different, sentences)
         supports[:, : len(different)] = uncertainty.support(entail, contra).T
-    return uncertainty.factual_uncertainty(supports)
+        contradictions[:, : len(different)] = contra.T
+    unsupported = uncertainty.unsupported(supports).tolist()
+    return {
+        "factual_uncertainty": uncertainty.factual_uncertainty(supports),
+        "selfcheck_nli": uncertainty.selfcheck_nli(contradictions),
+        "claims": [{"text": s, "unsupported": u} for s, u in zip(sentences, unsupported, strict=True)],
+        "factual_reason": None,
+    }
 
 
-def _value(acceptable: Floats | None) -> dict[str, float | None]:
+def _no_claim(text: str) -> str:
+    """Say why a text claims nothing; a word of `schema.FACTUAL_REASONS`."""
+    if not text.strip():
+        return "no-text"
+    return "refusal" if any(c.isalpha() for c in text) else "no-claim"
+
+
+def _value(acceptable: Floats | None) -> dict[str, Any]:
     if acceptable is None:
-        names = ("value_uncertainty", "value_disagreement", "value_risk", "value_position_bias")
+        names = ("value_uncertainty", "value_disagreement", "value_risk", "value_position_bias", "acceptable")
         return dict.fromkeys(names)
     entropy = uncertainty.value_uncertainty(acceptable)
     return {
@@ -135,6 +205,7 @@ def _value(acceptable: Floats | None) -> dict[str, float | None]:
         "value_disagreement": entropy.disagreement,
         "value_risk": uncertainty.value_risk(acceptable),
         "value_position_bias": uncertainty.value_position_bias(acceptable),
+        "acceptable": acceptable.mean(axis=1).tolist(),
     }
 
 
