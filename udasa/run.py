@@ -63,6 +63,11 @@ def read(folder: Path, name: str) -> pa.Table:
     return pa.concat_tables([pq.read_table(path) for path in shard_paths(folder, name)])
 
 
+def read_parquet(path: Path) -> pa.Table:
+    """Return one parquet file as a table; its folder's name is no column."""
+    return pq.read_table(path, partitioning=None)
+
+
 def read_frame(folder: Path, name: str) -> pl.DataFrame:
     """Return all shards of a step as one polars frame."""
     return pl.DataFrame(pl.from_arrow(read(folder, name)))

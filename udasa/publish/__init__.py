@@ -11,21 +11,20 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import polars as pl
 import pyarrow as pa
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, RepositoryNotFoundError
 
 from udasa import cards, figures, recipe, run, schema, stages
 from udasa.errors import UserError
 from udasa.recipe import Recipe
+from udasa.release import MANIFEST, hub_errors, is_folder
 
-MANIFEST = "manifest.json"
+__all__ = ["MANIFEST", "Release", "assemble", "is_folder", "publish", "publish_model", "read_back"]
 
 
 class Release(NamedTuple):
@@ -35,11 +34,6 @@ class Release(NamedTuple):
     version: str
     digest: str
     commit: str | None
-
-
-def is_folder(target: str) -> bool:
-    """Say whether a target means a folder: an absolute path, one that begins with . or ~, or a folder that is there."""
-    return target.startswith(("/", ".", "~")) or Path(target).is_dir()
 
 
 def publish(build: Path, target: str, *, version: str, private: bool = True, token: str | None = None) -> Release:
@@ -257,7 +251,7 @@ def _to_hub(
         UserError: the tag holds other content, the head moved meanwhile, or the Hub refused.
     """
     api = HfApi(token=token)
-    with _hub_errors(repo):
+    with hub_errors(repo, "write"):
         api.create_repo(repo, repo_type=kind, private=private, exist_ok=True)
         tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo, repo_type=kind).tags}
         if tag in tags:
@@ -284,29 +278,6 @@ def _same_release(api: HfApi, repo: str, tag: str, commit: str, digest: str | No
     if _sha256(Path(manifest)) != digest:
         raise UserError(f"{repo} already has a tag {tag} with other content; a tag is never moved. Use a new version.")
     return commit
-
-
-@contextmanager
-def _hub_errors(repo: str) -> Iterator[None]:
-    """Say what a refusal of the Hub means and what to do."""
-    log_in = "Log in with `hf auth login`, or set HF_TOKEN to a token that may write there."
-    try:
-        yield
-    except HFValidationError as error:
-        raise UserError(f"'{repo}' is neither a folder (./name) nor a Hub repository (org/name): {error}") from error
-    except LocalTokenNotFoundError as error:
-        raise UserError(f"No Hub token was found, so nothing was published to {repo}. {log_in}") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status == 412:
-            text = f"{repo} changed while this release was being prepared; nothing was published. Run it again."
-        elif status == 401:
-            text = f"The Hub does not accept the token (or there is none); nothing was published to {repo}. {log_in}"
-        elif status == 403 or isinstance(error, RepositoryNotFoundError):
-            text = f"The token may not write to {repo}; nothing was published. {log_in}"
-        else:
-            raise
-        raise UserError(text) from error
 
 
 def read_back(target: str, revision: str | None, token: str | None = None) -> dict[str, Any]:
