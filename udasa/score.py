@@ -100,7 +100,8 @@ def _score(
     texts = [r["text"] for r in row["responses"]]
     entailment = ask(texts, texts)
     log_likelihood = _log_likelihood(row["responses"])
-    sets = uncertainty.semantic_sets(*entailment, rule=clustering)
+    entail, neutral, contra = entailment
+    sets = uncertainty.semantic_sets(entail, neutral, contra, clustering)
     columns = _response_estimates(texts, sets, entailment, log_likelihood)
     return {
         **row,

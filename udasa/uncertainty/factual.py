@@ -24,7 +24,8 @@ def unsupported(supports: Floats) -> Floats:
     SelfCheckGPT-NLI as its paper writes it (Manakul et al. 2023), sample as premise, two classes. Sentences that
     every other response repeats give 0.
     """
-    return 1.0 - supports.mean(axis=1)
+    share: Floats = 1.0 - supports.mean(axis=1)
+    return share
 
 
 def factual_uncertainty(supports: Floats) -> float | None:
@@ -59,7 +60,8 @@ def cocoa(information: Floats, similarity: Floats) -> Floats | None:
         return None
     distance = 1.0 - similarity
     np.fill_diagonal(distance, 0.0)
-    return information * distance.sum(axis=1) / (k - 1)
+    value: Floats = information * distance.sum(axis=1) / (k - 1)
+    return value
 
 
 def p_true(true: Floats, false: Floats) -> float | None:

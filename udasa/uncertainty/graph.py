@@ -23,7 +23,8 @@ def degree(affinity: Floats) -> Floats:
     D_ii = sum_j W_ij: the mean distance to all responses, itself included (Lin et al. 2024, C_Deg = D_ii / K, turned
     round). K = 1 and equal responses give 0.
     """
-    return 1.0 - affinity.mean(axis=1)
+    distance: Floats = 1.0 - affinity.mean(axis=1)
+    return distance
 
 
 def degree_matrix(affinity: Floats) -> float:

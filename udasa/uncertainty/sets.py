@@ -55,7 +55,8 @@ def order_effect(
     changed = 0
     for _ in range(permutations):
         order = rng.permutation(len(here))
-        moved = semantic_sets(*(matrix[np.ix_(order, order)] for matrix in (entail, neutral, contra)), rule=rule)
+        entail_, neutral_, contra_ = (matrix[np.ix_(order, order)] for matrix in (entail, neutral, contra))
+        moved = semantic_sets(entail_, neutral_, contra_, rule)
         changed += not np.array_equal(moved[:, None] == moved, together[np.ix_(order, order)])
     return changed / permutations
 
