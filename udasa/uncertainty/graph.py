@@ -80,7 +80,9 @@ def kernel_language_entropy(kernel: Floats) -> float:
     give the entropy of (1, e, ..., e) / (1 + (K - 1) e), e = exp(-2 K t).
     """
     root = np.sqrt(np.diag(kernel))
-    values = np.linalg.eigvalsh(kernel / np.outer(root, root)) / len(kernel)
+    correlation = kernel / np.outer(root, root)
+    np.fill_diagonal(correlation, 1.0)
+    values = np.linalg.eigvalsh(correlation) / len(kernel)
     p = values[values > 0]
     return max(0.0, float(-(p * np.log(p)).sum()))
 
