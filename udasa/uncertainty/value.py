@@ -69,5 +69,5 @@ def value_attribution(acceptable: Floats) -> Attribution:
     divergence = np.zeros_like(p)
     for q, m in ((p, mean), (1.0 - p, 1.0 - mean)):
         inside = q > 0
-        divergence[inside] += q[inside] * (np.log(q[inside]) - np.log(m))
+        divergence[inside] += q[inside] * np.log(q[inside] / m)
     return Attribution(binary_entropy(p) / len(p), np.maximum(0.0, divergence) / len(p))
