@@ -1,5 +1,6 @@
 """The formulas by hand: closed forms and edges."""
 
+from itertools import permutations
 from math import exp, log
 from typing import Any
 
@@ -122,6 +123,99 @@ def test_one_response_is_certain() -> None:
     assert u.semantic_entropy(np.array([0]), array(-1e4)) == 0.0
 
 
+def test_surprisal_by_hand() -> None:
+    likelihood = array(log(0.1), log(0.2), log(0.3), log(0.2))
+    value = u.cluster_surprisal(np.array([0, 0, 1, 1]), likelihood)
+    assert value == pytest.approx(-np.log([3 / 8, 3 / 8, 5 / 8, 5 / 8]), rel=1e-14)
+    assert u.cluster_surprisal(np.array([0, 0, 1]), None) == pytest.approx(-np.log([2 / 3, 2 / 3, 1 / 3]))
+    assert u.cluster_surprisal(np.array([0, 1]), array(-1000.0, -1.0)) == pytest.approx([999.0, 0.0])
+
+
+def test_sar_by_hand() -> None:
+    similarity, likelihood = array([1.0, 0.5], [0.5, 1.0]), array(log(0.2), log(0.4))
+    expected = -(log(0.2 + 0.4 * 0.5 / 0.001) + log(0.4 + 0.2 * 0.5 / 0.001)) / 2
+    assert u.sar(similarity, likelihood) == pytest.approx(expected, rel=1e-14)
+    assert u.sar(np.eye(2), likelihood) == pytest.approx(-(log(0.2) + log(0.4)) / 2), "unlike texts lend nothing"
+    assert u.sar(np.eye(2), likelihood, temperature=1.0) == u.sar(np.eye(2), likelihood)
+    assert u.sar(np.eye(2), array(-1000.0, -2000.0)) == 1500.0
+    assert u.sar(np.ones((1, 1)), array(-3.0)) == 3.0
+
+
+def test_eigenscore_by_hand() -> None:
+    z = array([1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 2.0, -2.0])
+    assert u.eigenscore(z) == pytest.approx((log(2.001) + log(8.001)) / 2)
+    assert u.eigenscore(z[:1]) == pytest.approx(log(2.001))
+
+
+# --- clustering rules
+
+
+@pytest.mark.parametrize(
+    ("rows", "sets"),
+    [
+        (("een", "eee", "nee"), {"components": [0, 0, 0], "first-representative": [0, 0, 1], "strict": [0, 0, 1]}),
+        (("ene", "nee", "eee"), {"components": [0, 0, 0], "first-representative": [0, 1, 0], "strict": [0, 1, 1]}),
+        (("en", "ee"), {"components": [0, 1], "strict": [0, 1], "loose": [0, 0]}),
+        (("en", "ne"), {"components": [0, 1], "strict": [0, 1], "loose": [0, 1]}),
+        (("ee", "ce"), {"components": [0, 1], "strict": [0, 1], "loose": [0, 1]}),
+    ],
+    ids=["chain", "bridge", "one-way", "neutral", "one-way-contra"],
+)
+def test_the_rules_by_hand(rows: tuple[str, ...], sets: dict[u.Rule, list[int]]) -> None:
+    assert {rule: u.semantic_sets(*labels(*rows), rule).tolist() for rule in sets} == sets
+
+
+def test_the_order_effect_of_a_chain_by_hand() -> None:
+    """Only the two orders of six that begin in the middle find all three together."""
+    chain = labels("een", "eee", "nee")
+    exact = {
+        rule: sum(_differs(chain, rule, order) for order in permutations(range(3))) / 6
+        for rule in ("first-representative", "strict")
+    }
+    assert exact == {"first-representative": 2 / 3, "strict": 2 / 3}
+    for rule, share in exact.items():
+        assert u.order_effect(*chain, rule, permutations=600) == pytest.approx(share, abs=0.06)  # type: ignore[arg-type]
+
+
+def _differs(chain: tuple[Floats, Floats, Floats], rule: Any, order: tuple[int, ...]) -> bool:
+    here, moved = (u.semantic_sets(*(m[np.ix_(o, o)] for m in chain), rule=rule) for o in ((0, 1, 2), order))
+    together = np.equal.outer(here, here)[np.ix_(order, order)]
+    return not np.array_equal(np.equal.outer(moved, moved), together)
+
+
+# --- graphs
+
+
+def test_graph_of_two_separate_pairs() -> None:
+    w = np.kron(np.eye(2), np.ones((2, 2)))
+    assert u.degree(w).tolist() == [0.5] * 4
+    assert u.degree_matrix(w) == 0.5
+    assert u.eigenvalue_laplacian(w) == pytest.approx(2.0)
+    assert u.eccentricity(w) == pytest.approx([0.5] * 4)
+    assert u.kernel_language_entropy(u.heat_kernel(w, time=100.0)) == pytest.approx(LN2)
+
+
+def test_separate_responses_are_as_many_meanings() -> None:
+    assert u.eigenvalue_laplacian(np.eye(5)) == pytest.approx(5.0)
+    assert u.degree_matrix(np.eye(5)) == pytest.approx(0.8)
+    assert u.kernel_language_entropy(u.heat_kernel(np.eye(5))) == pytest.approx(log(5))
+    assert u.kernel_language_entropy(u.matern_kernel(np.zeros((5, 5)))) == pytest.approx(log(5))
+
+
+def test_affinity_takes_both_directions_and_no_copy_is_unlike_itself() -> None:
+    assert u.affinity(array([0.2, 0.4], [0.8, 0.1])) == pytest.approx(array([1.0, 0.6], [0.6, 1.0]))
+
+
+def test_the_heat_kernel_is_a_matrix_exponential() -> None:
+    """In closed form on two nodes: exp(-t L) = [[1 + e, 1 - e], [1 - e, 1 + e]] / 2, e = exp(-2 w t)."""
+    e = exp(-2 * 0.7 * 0.3)
+    expected = array([1 + e, 1 - e], [1 - e, 1 + e]) / 2
+    assert u.heat_kernel(array([0.0, 0.7], [0.7, 0.0])) == pytest.approx(expected, abs=1e-15)
+    assert u.heat_kernel(array([9.0, 0.7], [0.7, 5.0])) == pytest.approx(expected, abs=1e-15), "no self-loops"
+    two = u.matern_kernel(array([0.0, 0.7], [0.7, 0.0]), kappa=1.0, nu=1.0)
+    assert two == pytest.approx(np.linalg.inv(array([2.7, -0.7], [-0.7, 2.7])), abs=1e-15)
+
+
 # --- factual
 
 
@@ -138,6 +232,28 @@ def test_factual_by_hand() -> None:
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0)])
 def test_no_claim_or_no_other_response_is_null_and_never_0(shape: tuple[int, int]) -> None:
     assert u.factual_uncertainty(np.ones(shape)) is None
+
+
+def test_claims_by_hand() -> None:
+    assert u.unsupported(array([1.0, 0.5], [0.0, 0.1])) == pytest.approx([0.25, 0.95])
+
+
+def test_selfcheck_by_hand() -> None:
+    assert u.selfcheck_nli(array([0.2, 0.4], [0.0, 0.2])) == pytest.approx(0.2)
+    assert u.selfcheck_nli(np.ones((0, 3))) is None
+    assert u.selfcheck_nli(np.ones((2, 0))) is None
+
+
+def test_cocoa_by_hand() -> None:
+    similarity = array([1.0, 0.5, 0.0], [0.5, 1.0, 0.25], [0.0, 0.25, 1.0])
+    assert u.cocoa(array(2.0, 1.0, 4.0), similarity) == pytest.approx([2 * 0.75, 0.625, 4 * 0.875])
+    assert u.cocoa(array(2.0), np.ones((1, 1))) is None
+
+
+def test_p_true_by_hand() -> None:
+    assert u.p_true(array(0.6, 0.1), array(0.2, 0.3)) == pytest.approx((0.25 + 0.75) / 2)
+    assert u.p_true(array(0.6), array(0.0)) == 0.0
+    assert u.p_true(array(0.6, 0.0), array(0.2, 0.0)) is None
 
 
 # --- value
@@ -165,3 +281,55 @@ def test_value_by_hand(acceptable: Any, total: float, within: float, risk: float
     assert u.value_uncertainty(p) == pytest.approx((total, within, total - within), abs=1e-15)
     assert u.value_risk(p) == pytest.approx(risk, abs=1e-15)
     assert u.value_position_bias(p) == pytest.approx(bias, abs=1e-15)
+
+
+def test_attribution_by_hand() -> None:
+    """One principle is sure of yes and one of no: each has half of the disagreement, ln 2 in all."""
+    within, disagreement = u.value_attribution(array([1.0, 1.0], [0.0, 0.0]))
+    assert within.tolist() == [0.0, 0.0]
+    assert disagreement == pytest.approx([LN2 / 2, LN2 / 2])
+    within, disagreement = u.value_attribution(array([0.5, 0.5], [1.0, 1.0]))
+    assert within == pytest.approx([LN2 / 2, 0.0])
+    assert disagreement == pytest.approx([(0.5 * log(0.5 / 0.75) + 0.5 * log(0.5 / 0.25)) / 2, log(1 / 0.75) / 2])
+
+
+# --- wording
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", []),
+        (" \n", []),
+        ("Hello, World's 42!", ["hello", "world", "s", "42"]),
+        ("Straße STRASSE", ["strasse", "strasse"]),
+        ("今天 很好。", ["今", "天", "很", "好"]),
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
+        ("مرحبا بالعالم", ["مرحبا", "بالعالم"]),
+        ("?! ...", ["?", "!", ".", ".", "."]),
+        ("😀 🎉", ["😀", "🎉"]),
+    ],
+)
+def test_words_of_any_script(text: str, found: list[str]) -> None:
+    assert u.words(text) == found
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "value"),
+    [("", "", 1.0), ("", "a", 0.0), ("a", "a", 1.0), ("a b c d", "a c", 2 / 3), ("a b", "b a", 0.5)],
+)
+def test_rouge_l_by_hand(a: str, b: str, value: float) -> None:
+    assert u.rouge_l(a.split(), b.split()) == pytest.approx(value)
+
+
+def test_lexical_dissimilarity_by_hand() -> None:
+    value = u.lexical_dissimilarity(u.lexical_similarity(["a b", "A b!", "c d"]))
+    assert value is not None
+    assert value.tolist() == [0.5, 0.5, 1.0]
+    assert u.lexical_dissimilarity(u.lexical_similarity(["a"])) is None
+
+
+def test_negative_log_probability() -> None:
+    assert u.negative_logprob(-1.5) == 1.5
+    assert u.negative_logprob(None) is None
+    assert str(u.negative_logprob(0.0)) == "0.0"

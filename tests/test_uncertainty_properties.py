@@ -303,23 +303,17 @@ def entropy_of(shares: Floats) -> float:
 
 @EXAMPLES
 @given(groups())
-@pytest.mark.parametrize(
-    "name", ["degree_matrix", "eigenvalue_laplacian", "cluster_surprisal", "degree", "eccentricity"]
-)
+@pytest.mark.parametrize("name", ["degree_matrix", "eigenvalue_laplacian", "degree", "eccentricity"])
 def test_repeating_every_response_changes_no_graph(name: str, group: Group) -> None:
     """Twice the responses spread one unit of eigenvector over twice the rows: distances shrink by the root of 2."""
     assume(name != "eccentricity" or away_from_the_threshold(group))
-    entail, neutral, contra = (np.tile(matrix, (2, 2)) for matrix in group[:3])
-    k = len(group[0])
-    for i in range(k):
-        for copy in (i, i + k):
-            entail[copy, [i, i + k]] = 1.0
-    twice = (entail, neutral, contra, None if group[3] is None else np.tile(group[3], 2))
+    estimate = getattr(u, name)
+    w = u.affinity(group[0])
+    before, after = estimate(w), estimate(np.tile(w, (2, 2)))
     if name in PROMPT:
-        assert PROMPT[name](twice) == pytest.approx(PROMPT[name](group), abs=1e-7)
+        assert after == pytest.approx(before, abs=1e-7)
     else:
-        expected = np.tile(RESPONSE[name](group), 2) / (sqrt(2) if name == "eccentricity" else 1)
-        assert RESPONSE[name](twice) == pytest.approx(expected, rel=1e-9, abs=1e-7)
+        assert after == pytest.approx(np.tile(before, 2) / (sqrt(2) if name == "eccentricity" else 1), abs=1e-7)
 
 
 # --- how they hang together
@@ -399,25 +393,25 @@ def test_no_order_moves_the_components(group: Group) -> None:
 
 
 MEASURED = {
-    4: {"first-representative": 0.04, "strict": 0.04, "loose": 0.30},
-    8: {"first-representative": 0.60, "strict": 0.59, "loose": 0.93},
+    4: {"first-representative": 0.07, "strict": 0.08, "loose": 0.36},
+    8: {"first-representative": 0.53, "strict": 0.50, "loose": 0.94},
     16: {"first-representative": 0.96, "strict": 0.97, "loose": 1.00},
 }
-"""Share of orders that change the partition, over 50 matrices of uniform random probabilities; docs/uncertainty.md."""
+"""Share of orders that change the partition, over 1,000 matrices of uniform random probabilities; here over 200."""
 
 
 @pytest.mark.parametrize("k", MEASURED)
 def test_the_order_effect_is_as_documented(k: int) -> None:
     rng = np.random.default_rng(0)
     shares: dict[str, list[float]] = {rule: [] for rule in u.RULES}
-    for _ in range(50):
+    for _ in range(200):
         entail, neutral, contra = rng.dirichlet((1, 1, 1), size=(k, k)).transpose(2, 0, 1).copy()
         for matrix, diagonal in ((entail, 1.0), (neutral, 0.0), (contra, 0.0)):
             np.fill_diagonal(matrix, diagonal)
         for rule in u.RULES:
-            shares[rule].append(u.order_effect(entail, neutral, contra, rule, permutations=20))
+            shares[rule].append(u.order_effect(entail, neutral, contra, rule, permutations=5))
     means = {rule: float(np.mean(found)) for rule, found in shares.items()}
-    assert means == pytest.approx({"components": 0.0, **MEASURED[k]}, abs=0.08)
+    assert means == pytest.approx({"components": 0.0, **MEASURED[k]}, abs=0.07)
 
 
 # --- EigenScore

@@ -78,7 +78,7 @@ PROMPT_ESTIMATES = (
 """Prompt-level estimators of `scored`, besides `semantic_entropy` and `num_semantic_sets`."""
 
 FACTUAL_REASONS = {
-    "no-text": "the response is empty",
+    "no-text": "the response is empty or blank",
     "refusal": "every sentence declines to answer",
     "no-claim": "no sentence has a letter in it",
     "no-other-response": "no other response has a text to compare with",

@@ -170,7 +170,7 @@ def _response_estimates(
 def _factual(i: int, texts: Sequence[str], ask: Answers) -> dict[str, Any]:
     """Compare the claims of response i with every other text; an equal text counts, and supports every sentence."""
     sentences = claims(texts[i])
-    others = [text for j, text in enumerate(texts) if j != i and text]
+    others = [text for j, text in enumerate(texts) if j != i and text.strip()]
     if not sentences or not others:
         reason = "no-other-response" if sentences else _no_claim(texts[i])
         return {"factual_uncertainty": None, "selfcheck_nli": None, "claims": None, "factual_reason": reason}
