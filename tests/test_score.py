@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import tiny
 from tests.tables import CONSTITUTION, answered, reply, responses
-from udasa import schema
-from udasa.backends import Exchange, FakeEntailer, FakeJudge, Floats, Report, ignore
+from udasa import schema, uncertainty
+from udasa.backends import Exchange, FakeEntailer, FakeJudge, Floats, ModelSpec, Report, ignore, make_entailer
 from udasa.score import Scorer, claims
 
 LN2 = log(2)
@@ -252,3 +253,165 @@ def test_progress_counts_prompts() -> None:
 
 def test_an_empty_table_stays_empty() -> None:
     assert score() == []
+
+
+# --- the other estimators
+
+
+def test_the_other_columns_of_two_responses_by_hand() -> None:
+    """Entailment 0.6 and 0.5, kernel 0.7 and 0.65; shares 1/4 and 3/4; one meaning, no word in common."""
+    answers = {
+        ("Apples grow.", "Rain falls."): (0.6, 0.2, 0.2),
+        ("Rain falls.", "Apples grow."): (0.5, 0.3, 0.2),
+    }
+    rows = [
+        reply("Apples grow.", logprob_mean=log(0.1), logprob_sum=-9.0),
+        reply("Rain falls.", logprob_mean=log(0.3), logprob_sum=-2.0),
+    ]
+    row = score(answered("p", *rows), entailer=Entailer(answers))[0]
+    assert column(row, "degree") == pytest.approx([1 - 1.55 / 2] * 2)
+    assert row["degree_matrix"] == pytest.approx(1 - 1.55 / 2)
+    assert row["eigenvalue_laplacian"] == pytest.approx(1 + 0.45 / 1.55)
+    assert column(row, "eccentricity") == pytest.approx([2**-0.5] * 2), "the second eigenvalue is 0.71"
+    assert column(row, "cluster_surprisal") == [0.0, 0.0]
+    assert row["discrete_semantic_entropy"] == 0.0
+    spread = np.exp(-2 * 0.3 * 1.35)
+    p = np.array([1.0, spread]) / (1 + spread)
+    assert row["kernel_language_entropy"] == pytest.approx(-(p * np.log(p)).sum())
+    assert row["sar"] == pytest.approx(-(log(0.1 + 0.675 * 300) + log(0.3 + 0.675 * 100)) / 2)
+    assert column(row, "cocoa") == pytest.approx([-log(0.1) * 0.325, -log(0.3) * 0.325])
+    assert column(row, "negative_logprob_mean") == pytest.approx([-log(0.1), -log(0.3)])
+    assert column(row, "negative_logprob_sum") == [9.0, 2.0]
+    assert column(row, "lexical_dissimilarity") == [1.0, 1.0]
+    assert column(row, "selfcheck_nli") == pytest.approx([0.2, 0.2])
+    assert column(row, "p_true") == [None, None]
+    assert row["eigenscore"] is None, "the entailer has no embeddings"
+
+
+def test_each_sentence_has_its_support_and_their_mean_is_the_factual_uncertainty() -> None:
+    answers = {("C is.", "A is."): (0.9, 0.0, 0.1), ("C is.", "B is."): (0.1, 0.6, 0.3)}
+    first = score(texts("p", "I'm sorry. A is. B is.", "C is."), entailer=Entailer(answers))[0]["responses"][0]
+    found = [(claim["text"], pytest.approx(claim["unsupported"])) for claim in first["claims"]]
+    assert found == [("A is.", 0.1), ("B is.", 0.75)]
+    assert first["factual_uncertainty"] == pytest.approx((0.1 + 0.75) / 2)
+    assert first["selfcheck_nli"] == pytest.approx(0.2)
+    assert first["factual_reason"] is None
+
+
+@pytest.mark.parametrize(
+    ("replies", "reason"),
+    [
+        (("", "A is."), "no-text"),
+        ((" \n", "A is."), "no-text"),
+        (("I'm sorry. I cannot help.", "A is."), "refusal"),
+        (("42!", "A is."), "no-claim"),
+        (("😀 🎉", "A is."), "no-claim"),
+        (("?!…", "A is."), "no-claim"),
+        (("A is.",), "no-other-response"),
+        (("A is.", "", " "), "no-other-response"),
+    ],
+)
+def test_where_no_claim_is_made_a_reason_is(replies: tuple[str, ...], reason: str) -> None:
+    first = score(texts("p", *replies))[0]["responses"][0]
+    assert first["factual_reason"] == reason
+    assert reason in schema.FACTUAL_REASONS
+    assert [first[name] for name in ("factual_uncertainty", "selfcheck_nli", "claims")] == [None] * 3
+
+
+def test_the_judges_probabilities_are_kept_by_principle() -> None:
+    assert column(score(texts("p", "bad", "good", ""))[0], "acceptable") == [
+        pytest.approx([0.2, 0.4]),
+        pytest.approx([0.8, 1.0]),
+        None,
+    ]
+
+
+def test_the_clustering_rule_is_a_setting() -> None:
+    """A chain: one component, and two sets for a rule that asks the first member."""
+    no = dict.fromkeys([("A.", "C."), ("C.", "A.")], (0.0, 1.0, 0.0))
+    rows = responses(texts("p", "A.", "B.", "C."))
+    found = {
+        rule: Scorer(Entailer(no), Judge(), rule)(rows).to_pylist()[0]["num_semantic_sets"]
+        for rule in uncertainty.RULES
+    }
+    assert found == {"components": 1, "first-representative": 2, "strict": 2, "loose": 2}
+
+
+class Embedder(Entailer):
+    """Embeds a text by its first letters."""
+
+    def embed(self, texts: Sequence[str]) -> Floats:
+        return np.array([[ord(c) % 7 for c in f"{text:4.4}"] for text in texts], dtype=np.float64)
+
+
+def test_an_entailer_with_embeddings_gives_an_eigenscore() -> None:
+    entailer = Embedder()
+    row = score(texts("p", "A is.", "B is."), entailer=entailer)[0]
+    assert row["eigenscore"] == pytest.approx(uncertainty.eigenscore(entailer.embed(["A is.", "B is."])))
+
+
+# --- input that is not nice
+
+LONG = " ".join(["word"] * 20_000)
+
+HOSTILE = {
+    "empty": ("", "A is.", "B is."),
+    "all-empty": ("", "", ""),
+    "one": ("A is.",),
+    "blank": ("  \n\t", "A is.", "\u200b"),
+    "long": (LONG, "A is.", "B is."),
+    "punctuation": ("?!", "...", "—", "A is."),
+    "emoji": ("😀 🎉", "👩‍👩‍👧‍👦", "😀 A is."),
+    "chinese": ("今天天气很好。我们去公园吧！", "今天下雨。", "天气很好。"),
+    "arabic": ("يذهب الولد إلى المدرسة. هل تعلم؟", "نعم.", "لا أعلم."),
+    "hindi": ("यह एक वाक्य है। यह दूसरा है।", "हाँ।", "नहीं।"),
+    "thai": ("สวัสดีครับ วันนี้อากาศดี", "ฝนตก", "ไม่รู้"),
+    "mixed": ("Yes 是 да.", "\x00 control\x85", "e\u0301 é", "a\u2028b\u2029c"),
+    "equal": ("A is.", "A is.", "A is.", "A is."),
+}
+
+LOGPROBS = {
+    "all": lambda i: {},
+    "some": lambda i: {"logprob_mean": None, "logprob_sum": None} if i == 0 else {},
+    "none": lambda i: {"logprob_mean": None, "logprob_sum": None},
+    "unlikely": lambda i: {"logprob_mean": -1000.0 * (i + 1), "logprob_sum": -1e6},
+}
+
+
+def hostile(logprobs: str) -> list[dict[str, Any]]:
+    """Rows of every kind in one table, so that K differs from row to row."""
+    change = LOGPROBS[logprobs]
+    return [answered(n, *(reply(t, **change(i)) for i, t in enumerate(ts))) for n, ts in HOSTILE.items()]
+
+
+@pytest.mark.parametrize("logprobs", LOGPROBS)
+def test_hostile_rows_are_scored_and_conform(logprobs: str) -> None:
+    """`conform` refuses NaN, infinity and a null in a required column: reaching it is most of the test."""
+    rows = score(*hostile(logprobs), entailer=FakeEntailer(), judge=FakeJudge(CONSTITUTION))
+    for row in rows:
+        texts_of = HOSTILE[row["prompt_id"]]
+        assert len(row["responses"]) == len(texts_of)
+        assert (row["sar"] is None) == (logprobs in ("some", "none"))
+        for text, one in zip(texts_of, row["responses"], strict=True):
+            assert (
+                (one["factual_uncertainty"] is None) == (one["factual_reason"] is not None) == (one["claims"] is None)
+            )
+            assert (one["acceptable"] is None) == (text == "")
+            assert (one["lexical_dissimilarity"] is None) == (len(texts_of) == 1)
+            assert (one["cocoa"] is None) == (len(texts_of) == 1 or logprobs in ("some", "none"))
+            assert (one["negative_logprob_mean"] is None) == (one["logprob_mean"] is None)
+
+
+@pytest.mark.parametrize("name", ["chinese", "arabic", "hindi"])
+def test_sentences_are_found_in_other_scripts(name: str) -> None:
+    row = score(texts(name, *HOSTILE[name]), entailer=FakeEntailer())[0]
+    assert len(row["responses"][0]["claims"]) == 2
+    assert row["responses"][0]["factual_reason"] is None
+
+
+def test_hostile_rows_pass_through_a_real_entailer() -> None:
+    """A tiny classifier with random weights; the long text is cut to its context."""
+    nli = make_entailer(ModelSpec(model=str(tiny.nli())), "nli", 0.8)
+    for row in score(*hostile("some"), entailer=nli, judge=FakeJudge(CONSTITUTION)):
+        assert all(0 <= one["semantic_uncertainty"] <= 1 for one in row["responses"])
+        assert row["eigenscore"] is None
