@@ -1,12 +1,12 @@
 """The table schemas, and `conform`."""
 
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pyarrow as pa
 import pytest
 
 from tests.tables import answered, prompts, reply, scored
-from udasa import recipe, schema
+from udasa import recipe, schema, uncertainty
 
 TABLES = (schema.PROMPTS, schema.RESPONSES, schema.SCORED, schema.PAIRS, schema.LEDGER)
 
@@ -90,6 +90,7 @@ def test_the_recipe_knows_the_same_words() -> None:
     assert get_args(recipe.Domain) == schema.DOMAINS
     assert get_args(recipe.Stage) == schema.STAGES
     assert tuple(recipe.Weights.__dataclass_fields__) == schema.DIMENSIONS
+    assert sorted(get_args(get_type_hints(recipe.Entailment)["clustering"])) == sorted(uncertainty.RULES)
 
 
 def test_every_dimension_and_score_has_its_columns() -> None:

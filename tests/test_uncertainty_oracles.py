@@ -28,6 +28,9 @@ def oracle(name: str) -> Any:
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8")) if FOLDER else {"vectors": []}
 
 
+CASES: dict[str, Any] = {one["name"]: one for one in oracle("cases")} if FOLDER else {}
+
+
 def vectors(file: str) -> pytest.MarkDecorator:
     """Parametrise a test by the vectors of a file; skip it where the file is not there."""
     rows = oracle(file)["vectors"]
@@ -41,7 +44,7 @@ def array(values: Any) -> Floats:
 
 
 def case(v: Any) -> Any:
-    return next(one for one in oracle("cases") if one["name"] == v["case"])
+    return CASES[v["case"]]
 
 
 def entailment(v: Any, temperature: float = 1.0) -> tuple[Floats, Floats, Floats]:

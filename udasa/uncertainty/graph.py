@@ -61,7 +61,8 @@ def eccentricity(affinity: Floats, threshold: float = 0.9) -> Floats:
 def heat_kernel(weights: Floats, time: float = 0.3) -> Floats:
     """Return exp(-t L), shape (K, K): a matrix exponential through the eigenvalues of the symmetric L = D - W.
 
-    `weights`: shape (K, K), symmetric, 0 or more; the diagonal does not count. t = 0.3 (Nikitin et al. 2024).
+    `weights`: shape (K, K), symmetric, 0 or more; the diagonal does not count. Nikitin et al. 2024; t = 0.3 is
+    the default of their code.
     """
     return _of_laplacian(weights, lambda values: np.exp(-time * values))
 
