@@ -1,5 +1,6 @@
 """A store and two origins -> the ASGI app, with a log of the calls and faults on demand."""
 
+from asyncio import Transport
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -10,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import api, content, lfs, wire
+from . import api, content, lfs, wire, xet
 from .errors import HubError
+from .faults import Fault
 from .store import Store
 
 
@@ -24,12 +26,19 @@ class Call(NamedTuple):
 
 
 @dataclass(slots=True)
-class Fault:
-    """The error the next matching request gets instead of an answer."""
+class Planned:
+    """What goes wrong with the next `times` requests of that method whose path contains `path_part`."""
 
     method: str
     path_part: str
-    error: HubError
+    fault: Fault
+    times: int
+
+    def strikes(self, method: str, path: str) -> bool:
+        """Whether this request is one of them; counts it."""
+        matches = self.times > 0 and method == self.method and self.path_part in path
+        self.times -= matches
+        return matches
 
 
 @dataclass(slots=True)
@@ -38,7 +47,9 @@ class Gate:
 
     app: ASGIApp
     calls: list[Call] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
+    planned: list[Planned] = field(default_factory=list)
+    connections: dict[tuple[str, int], Transport] = field(default_factory=dict)
+    """Open connections by the client's address and port."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Routes match `raw_path`, so that `feat%2Fx` stays one segment."""
@@ -51,10 +62,9 @@ class Gate:
                 message = _numbered(message, len(self.calls))
             await send(message)
 
-        for fault in self.faults:
-            if fault.method == method and fault.path_part in path:
-                self.faults.remove(fault)
-                await wire.refuse(Request(scope), fault.error)(scope, receive, log)
+        for plan in self.planned:
+            if plan.strikes(method, path):
+                await plan.fault(self.app, scope, receive, log, self.connections[scope["client"]].close)
                 return
         await self.app(scope, receive, log)
 
@@ -73,7 +83,7 @@ async def _no_route(request: Request, error: Exception) -> Response:
 def create_app(store: Store, *, endpoint: str, cdn: str) -> Gate:
     """The Hub at `endpoint`, its large files at `cdn`."""
     app = Starlette(
-        routes=[*api.ROUTES, *lfs.ROUTES, *content.ROUTES],
+        routes=[*api.ROUTES, *lfs.ROUTES, *xet.ROUTES, *content.ROUTES],
         exception_handlers={HubError: wire.refuse, HTTPException: _no_route},
     )
     app.router.redirect_slashes = False

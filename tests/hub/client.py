@@ -55,13 +55,15 @@ def run_client(
     *args: Any,
     home: Path,
     token: str | None = None,
+    xet: bool = True,
     env: Mapping[str, str] | None = None,
     timeout: float = 120,
 ) -> Any:
     """Run a client against the Hub and return its JSON result.
 
     `client` is a function that imports what it needs, called with `args` (JSON values), or source text that prints JSON
-    on its last line. `home` holds the caches: a new folder is a fresh cache, the same one again a warm cache.
+    on its last line. `home` holds the caches: a new folder is a fresh cache, the same one again a warm cache. `xet=False`
+    sends large files by LFS, as clients without hf-xet do.
     Raises `ClientError` with what the client raised.
     """
     home.mkdir(parents=True, exist_ok=True)
@@ -70,7 +72,7 @@ def run_client(
     done = subprocess.run(
         [sys.executable, str(program)],
         cwd=home,
-        env=client_env(hub, home=home, token=token) | dict(env or {}),
+        env=client_env(hub, home=home, token=token, xet=xet) | dict(env or {}),
         capture_output=True,
         encoding="utf-8",
         timeout=timeout,
@@ -92,7 +94,7 @@ def _source(client: str | Callable[..., Any], args: tuple[Any, ...]) -> str:
     return textwrap.dedent(inspect.getsource(client)) + f"\n\nprint(json.dumps({call}))\n"
 
 
-def client_env(hub: RunningHub, *, home: Path, token: str | None = None) -> dict[str, str]:
+def client_env(hub: RunningHub, *, home: Path, token: str | None = None, xet: bool = True) -> dict[str, str]:
     """Environment of a process whose clients talk to this Hub only; nothing of the user's own login or cache.
 
     The process imports what this one can import, so `udasa` is the checkout or the wheel under test.
@@ -104,10 +106,10 @@ def client_env(hub: RunningHub, *, home: Path, token: str | None = None) -> dict
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-        "HF_HUB_DISABLE_XET": "1",
         "HOME": str(home),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        **({} if xet else {"HF_HUB_DISABLE_XET": "1"}),
         **({"HF_TOKEN": token} if token else {}),
     }
 

@@ -101,7 +101,7 @@ def _large(store: Store, repo: Repo, value: Mapping[str, Any]) -> File:
             "Your push was rejected because an LFS pointer pointed to a file that does not exist. "
             f"Offending file: {value['path']}",
         )
-    return File.large(oid, len(store.blobs[oid]))
+    return File.large(oid, len(store.blobs[oid]), store.xet_hashes.get(oid))
 
 
 def upload_mode(path: str, size: int, sample: bytes, attributes: str) -> str:

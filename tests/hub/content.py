@@ -17,7 +17,8 @@ async def resolve(request: Request) -> Response:
     """GET or HEAD /{prefix}{id}/resolve/{revision}/{path}.
 
     A large file is a 302 to the CDN. The redirect itself carries the commit, the size and the hash, because clients do
-    not follow it to ask for them.
+    not follow it to ask for them. If the file came by Xet, it says how to get it by Xet too; what reads by range
+    (`datasets` streaming, `HfFileSystem`) goes to the CDN all the same.
     """
     repo = wire.repo(request)
     commit = repo.resolve(wire.param(request, "revision"))
@@ -28,6 +29,9 @@ async def resolve(request: Request) -> Response:
     if file.sha256 is None:
         return partial(request, file.data, {**headers, "ETag": f'"{file.oid}"'})
     headers |= {"X-Linked-Size": str(file.size), "X-Linked-ETag": f'"{file.sha256}"'}
+    if file.xet_hash:
+        token = f"{wire.endpoint(request)}/api/{repo.kind}s/{quote(repo.id)}/xet-read-token/{commit.sha}"
+        headers |= {"X-Xet-Hash": file.xet_hash, "Link": f'<{token}>; rel="xet-auth"'}
     location = f"{wire.cdn(request)}/cdn/{quote(repo.id)}/{file.sha256}"
     return Response(status_code=302, headers={**headers, "Location": location})
 

@@ -4,6 +4,7 @@ with running_hub() as hub:
     HfApi(endpoint=hub.endpoint, token=hub.token("owner")).whoami()["name"]     # "owner"
 """
 
+import asyncio
 import socket
 import threading
 import time
@@ -12,9 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .app import Call, Fault, Gate, create_app
+from .app import Call, Gate, Planned, create_app
 from .errors import HubError
+from .faults import CutAnswer, CutRequest, Delay, Fault, Refuse
 from .store import Store
 
 STARTUP_SECONDS = 10.0
@@ -43,9 +46,43 @@ class RunningHub:
         """Every request so far, in order."""
         return self.gate.calls
 
-    def fail_next(self, method: str, path_part: str, status: int, message: str = "Injected by the test") -> None:
-        """Answer the next request of that method whose path contains `path_part` with an error; call again for more."""
-        self.gate.faults.append(Fault(method, path_part, HubError(status, message)))
+    def fail_next(
+        self,
+        method: str,
+        path_part: str,
+        status: int,
+        message: str = "Injected by the test",
+        *,
+        retry_after: int | None = None,
+        times: int = 1,
+    ) -> None:
+        """Refuse the next `times` requests of that method whose path contains `path_part`.
+
+        `retry_after` is in seconds, for a 429.
+        """
+        headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        self._plan(method, path_part, Refuse(HubError(status, message, headers=headers)), times)
+
+    def delay_next(self, method: str, path_part: str, seconds: float, *, times: int = 1) -> None:
+        """Let the next matching requests wait before they are answered."""
+        self._plan(method, path_part, Delay(seconds), times)
+
+    def cut_next_request(self, method: str, path_part: str, after: int, *, times: int = 1) -> None:
+        """Close the connection once `after` bytes of the body have come: nothing of it is done."""
+        self._plan(method, path_part, CutRequest(after), times)
+
+    def cut_next_answer(self, method: str, path_part: str, after: int, *, times: int = 1) -> None:
+        """Do what is asked, but close the connection once `after` bytes of the answer's body have left."""
+        self._plan(method, path_part, CutAnswer(after), times)
+
+    def _plan(self, method: str, path_part: str, fault: Fault, times: int) -> None:
+        self.gate.planned.append(Planned(method, path_part, fault, times))
+
+    def faults_left(self) -> int:
+        """Requests that planned faults still wait for; all of them are forgotten."""
+        left = sum(plan.times for plan in self.gate.planned)
+        self.gate.planned.clear()
+        return left
 
 
 @contextmanager
@@ -60,7 +97,7 @@ def running_hub() -> Iterator[RunningHub]:
         gate = create_app(store, endpoint=endpoint, cdn=f"http://localhost:{port}")
         config = uvicorn.Config(
             gate,
-            http="h11",
+            http=_protocol(gate),
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -77,6 +114,22 @@ def running_hub() -> Iterator[RunningHub]:
         finally:
             server.should_exit = True
             thread.join(STARTUP_SECONDS)
+
+
+def _protocol(gate: Gate) -> type[H11Protocol]:
+    """HTTP/1.1 that lets the gate close a connection, which ASGI has no word for."""
+
+    class Protocol(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.address = transport.get_extra_info("peername")
+            gate.connections[self.address] = transport
+
+        def connection_lost(self, error: Exception | None) -> None:
+            del gate.connections[self.address]
+            super().connection_lost(error)
+
+    return Protocol
 
 
 def _wait(server: uvicorn.Server, thread: threading.Thread) -> None:

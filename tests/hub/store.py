@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from . import errors
+from .cas import Cas
 from .gitobjects import blob_oid, commit_oid, lfs_pointer, sha256, tree_oids
 
 Kind = Literal["model", "dataset", "space"]
@@ -60,6 +61,8 @@ class File:
     data: bytes
     size: int
     sha256: str | None = None
+    xet_hash: str | None = None
+    """Name in the content-addressed store, if the file came by Xet."""
 
     @classmethod
     def regular(cls, data: bytes) -> "File":
@@ -67,9 +70,9 @@ class File:
         return cls(data, len(data))
 
     @classmethod
-    def large(cls, sha256: str, size: int) -> "File":
+    def large(cls, sha256: str, size: int, xet_hash: str | None = None) -> "File":
         """A file that git stores as a pointer."""
-        return cls(lfs_pointer(sha256, size), size, sha256)
+        return cls(lfs_pointer(sha256, size), size, sha256, xet_hash)
 
     @property
     def oid(self) -> str:
@@ -191,6 +194,14 @@ class Upload:
     parts: dict[int, bytes] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a Xet token allows: one repository, to read or also to write."""
+
+    repo: Repo
+    may_write: bool
+
+
 def known_users() -> dict[str, User]:
     """An owner and a reader of the organisation `acme`, and an outsider."""
     roles: dict[str, dict[str, Role]] = {"owner": {"acme": "admin"}, "reader": {"acme": "read"}, "outsider": {}}
@@ -204,7 +215,12 @@ class Store:
     users: dict[str, User] = field(default_factory=known_users)
     repos: dict[tuple[Kind, str], Repo] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
-    """sha256 -> content of the large files of all repositories."""
+    """sha256 -> content of the large files of all repositories, by whichever way they came."""
+    xet_hashes: dict[str, str] = field(default_factory=dict)
+    """sha256 -> name in the content-addressed store, of the large files that came by Xet."""
+    grants: dict[str, Grant] = field(default_factory=dict)
+    """Xet token -> what it allows."""
+    cas: Cas = field(default_factory=Cas)
     uploads: dict[str, Upload] = field(default_factory=dict)
     """Secret of a signed upload address -> the upload it allows."""
 
@@ -253,3 +269,9 @@ class Store:
             raise errors.HubError(400, f"The uploaded content is not {upload.sha256} of {upload.size} bytes")
         self.blobs[upload.sha256] = data
         upload.repo.large.add(upload.sha256)
+
+    def receive_chunked(self, repo: Repo, xet_hash: str, data: bytes) -> None:
+        """Keep a large file that came by Xet."""
+        oid = sha256(data)
+        self.blobs[oid], self.xet_hashes[oid] = data, xet_hash
+        repo.large.add(oid)

@@ -243,7 +243,7 @@ def test_fault_hits_once(hub: RunningHub) -> None:
 
 
 def test_unknown_address_is_no_missing_file(hub: RunningHub) -> None:
-    assert_refused(request(hub, "GET", "/api/datasets/acme/x/xet-write-token/main"), 404, None, "Not Found")
+    assert_refused(request(hub, "GET", "/api/datasets/acme/x/resource-group"), 404, None, "Not Found")
     assert_refused(request(hub, "PUT", "/upload/0123", body=b"x"), 403, None, "signature")
 
 

@@ -87,6 +87,8 @@ def node(repo: Repo, commit: Commit, path: str, *, expand: bool) -> Json:
         shown = {"type": "file", "oid": file.oid, "size": file.size, "path": path}
         if file.sha256:
             shown["lfs"] = {"oid": file.sha256, "size": file.size, "pointerSize": len(file.data)}
+        if file.xet_hash:
+            shown["xetHash"] = file.xet_hash
         if expand:
             shown["securityFileStatus"] = SCAN
     else:
