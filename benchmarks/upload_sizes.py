@@ -98,6 +98,7 @@ def commit(path: str) -> str:
 
 def upload(hub: RunningHub, payload: bytes, home: Path) -> int:
     """Bytes that the Hub is sent for a version of the file."""
+    home.mkdir(parents=True, exist_ok=True)
     path = home.parent / "train.parquet"
     path.write_bytes(payload)
     before = hub.store.cas.received_bytes

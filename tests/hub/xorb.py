@@ -56,6 +56,8 @@ def _uint24(body: bytes, at: int) -> int:
 
 
 def _unpack(chunk: bytes) -> bytes:
+    if len(chunk) < HEADER_SIZE:
+        raise ValueError(f"a chunk of {len(chunk)} bytes ends in its header")
     version, packed, scheme = chunk[0], chunk[HEADER_SIZE:], chunk[4]
     if version != 0 or len(packed) != _uint24(chunk, 1):
         raise ValueError(f"a chunk of version {version} has {len(packed)} of its {_uint24(chunk, 1)} bytes")
