@@ -2,8 +2,8 @@
 
     python -m benchmarks.upload_sizes            # 60,000 pairs, about two minutes
 
-The rows are synthetic pairs in the order of a release (by id), with words drawn by Zipf's law. Version 2 differs from version 1 in one percent
-of the rows. Each version is one parquet file, committed by an unpatched huggingface_hub with hf-xet to the test Hub
+The rows are synthetic pairs, with words drawn by Zipf's law. Version 2 differs from version 1 in one percent of the
+rows. Each version is one parquet file, committed by an unpatched huggingface_hub with hf-xet to the test Hub
 (`tests/hub`), which counts the bytes of the xorbs it is sent. The client keeps its cache from version 1, because it is
 against that cache that it dedupes: a release from another machine depends on what the Hub lets it find.
 """

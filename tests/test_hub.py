@@ -83,25 +83,29 @@ def test_create_and_delete_repo(hub: RunningHub, tmp_path: Path) -> None:
 # --- commits
 
 
-def test_one_commit_carries_regular_and_large_files(hub: RunningHub, tmp_path: Path) -> None:
-    def commit() -> list[str]:
+BOTH_WAYS = pytest.mark.parametrize("xet", [True, False], ids=["by Xet", "by LFS"])
+
+
+@BOTH_WAYS
+def test_one_commit_carries_regular_and_large_files(hub: RunningHub, tmp_path: Path, xet: bool) -> None:
+    def commit(repo: str) -> list[str]:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
         api: Any = HfApi()
-        api.create_repo("acme/whole")
-        head = api.model_info("acme/whole").sha
+        api.create_repo(repo)
+        head = api.model_info(repo).sha
         add = [
             CommitOperationAdd("config.json", b"{}"),
             CommitOperationAdd("model.safetensors", b"small weights"),
             CommitOperationAdd("deep/part.bin", bytes(range(251)) * 50_000),
         ]
-        made = api.create_commit("acme/whole", add, commit_message="all", commit_description="why", parent_commit=head)
+        made = api.create_commit(repo, add, commit_message="all", commit_description="why", parent_commit=head)
         gone = [CommitOperationDelete("deep/"), CommitOperationDelete("config.json")]
-        return [head, made.oid, api.create_commit("acme/whole", gone, commit_message="less").oid]
+        return [head, made.oid, api.create_commit(repo, gone, commit_message="less").oid]
 
-    before = len(hub.calls)
-    start, full, less = run_client(hub, commit, home=tmp_path, token=hub.token())
-    repo = hub.store.repos["model", "acme/whole"]
+    before, name = len(hub.calls), f"acme/whole-{xet}"
+    start, full, less = run_client(hub, commit, name, home=tmp_path, token=hub.token(), xet=xet)
+    repo = hub.store.repos["model", name]
     made, content = repo.commits[full], bytes(range(251)) * 50_000
     assert list(repo.commits) == [start, full, less]
     assert (made.parent, made.title, made.description, made.author) == (start, "all", "why", "owner")
@@ -112,7 +116,8 @@ def test_one_commit_carries_regular_and_large_files(hub: RunningHub, tmp_path: P
     assert large.oid == blob_oid(lfs_pointer(sha256(content), len(content)))
     assert hub.store.content(large) == content
     parts = [call for call in hub.calls[before:] if call.method == "PUT"]
-    assert len(parts) == 1 + 3, "one for the small file, three for the large one"
+    assert len(parts) == (0 if xet else 1 + 3), "by LFS, one for the small file and three for the large one"
+    assert large.xet_hash or not xet
     assert sorted(repo.resolve("main").files) == [".gitattributes", "model.safetensors"]
 
 
@@ -155,25 +160,27 @@ def test_pull_request_leaves_main(hub: RunningHub, tmp_path: Path) -> None:
     assert hub.store.repos["dataset", "acme/pull"].resolve("main") is head
 
 
-def test_upload_folder_again_makes_no_commit(hub: RunningHub, tmp_path: Path) -> None:
-    def upload(folder: str) -> list[str]:
+@BOTH_WAYS
+def test_upload_folder_again_makes_no_commit(hub: RunningHub, tmp_path: Path, xet: bool) -> None:
+    def upload(repo: str, folder: str) -> list[str]:
         from pathlib import Path
 
         from huggingface_hub import HfApi
 
         api: Any = HfApi()
-        api.create_repo("acme/folder")
-        first = api.upload_folder(repo_id="acme/folder", folder_path=folder)
+        api.create_repo(repo)
+        first = api.upload_folder(repo_id=repo, folder_path=folder)
         Path(folder, "skipped.txt").unlink()  # the client posts a commit of nothing for an ignored file
-        return [first.oid, api.upload_folder(repo_id="acme/folder", folder_path=folder).oid]
+        return [first.oid, api.upload_folder(repo_id=repo, folder_path=folder).oid]
 
     (tmp_path / "model" / "sub").mkdir(parents=True)
     (tmp_path / "model" / "sub" / "notes.txt").write_text("notes")
     (tmp_path / "model" / "model.safetensors").write_bytes(LARGE)
     (tmp_path / "model" / "skipped.txt").write_text("skipped")
     (tmp_path / "model" / ".gitignore").write_text("skipped*\n")
-    first, second = run_client(hub, upload, str(tmp_path / "model"), home=tmp_path / "home", token=hub.token())
-    repo = hub.store.repos["model", "acme/folder"]
+    name, args = f"acme/folder-{xet}", {"home": tmp_path / "home", "token": hub.token(), "xet": xet}
+    first, second = run_client(hub, upload, name, str(tmp_path / "model"), **args)
+    repo = hub.store.repos["model", name]
     assert (first, second, len(repo.commits)) == (repo.resolve("main").sha, first, 2)
     files = repo.resolve("main").files
     assert sorted(files) == [".gitattributes", ".gitignore", "model.safetensors", "sub/notes.txt"]
@@ -314,9 +321,11 @@ def load(repo_id: str, config: str | None, revision: str | None) -> dict[str, An
     }
 
 
-def test_push_and_load_datasets(hub: RunningHub, tmp_path: Path) -> None:
-    run_client(hub, push, "acme/pushed", home=tmp_path / "push", token=hub.token())
-    repo = hub.store.repos["dataset", "acme/pushed"]
+@BOTH_WAYS
+def test_push_and_load_datasets(hub: RunningHub, tmp_path: Path, xet: bool) -> None:
+    name = f"acme/pushed-{xet}"
+    run_client(hub, push, name, home=tmp_path / "push", token=hub.token(), xet=xet)
+    repo = hub.store.repos["dataset", name]
     released = repo.resolve("main")
     assert repo.private
     assert sorted(path for path in released.files if path.startswith("moderate")) == [
@@ -331,10 +340,11 @@ def test_push_and_load_datasets(hub: RunningHub, tmp_path: Path) -> None:
         ("tag", "exploratory", "v1.0.0", exploratory),
         ("sha", None, released.sha, moderate),
     ):
-        loaded = run_client(hub, load, "acme/pushed", config, revision, home=tmp_path / home, token=hub.token("reader"))
+        args = {"home": tmp_path / home, "token": hub.token("reader"), "xet": xet}
+        loaded = run_client(hub, load, name, config, revision, **args)
         assert loaded == result
-    assert failure(hub, tmp_path / "out", "outsider", load, "acme/pushed", None, None) == ("DatasetNotFoundError", None)
-    assert failure(hub, tmp_path / "wrong", "hf_nobody", load, "acme/pushed", None, None) == ("HfHubHTTPError", 401)
+    assert failure(hub, tmp_path / "out", "outsider", load, name, None, None) == ("DatasetNotFoundError", None)
+    assert failure(hub, tmp_path / "wrong", "hf_nobody", load, name, None, None) == ("HfHubHTTPError", 401)
 
 
 def test_cards(hub: RunningHub, tmp_path: Path) -> None:
@@ -378,17 +388,3 @@ def test_access_seen_by_the_client(hub: RunningHub, tmp_path: Path, user: str | 
     repo = prepare(hub, f"acme/seen-{user}", private=True)
     assert failure(hub, tmp_path, user, upload, repo.id) == raised
     assert "x.txt" not in repo.resolve("main").files
-
-
-# --- the Hub as a tool
-
-
-def test_client_prints_json_on_its_last_line(hub: RunningHub, tmp_path: Path) -> None:
-    snippet = """
-        import json, os
-        print("noise")
-        print(json.dumps([os.environ["HF_ENDPOINT"], "HF_TOKEN" in os.environ]))
-    """
-    assert run_client(hub, snippet, home=tmp_path) == [hub.endpoint, False]
-    with pytest.raises(RuntimeError, match="the client ended with 3"):
-        run_client(hub, "import sys; sys.exit(3)", home=tmp_path)

@@ -62,8 +62,8 @@ def run_client(
     """Run a client against the Hub and return its JSON result.
 
     `client` is a function that imports what it needs, called with `args` (JSON values), or source text that prints JSON
-    on its last line. `home` holds the caches: a new folder is a fresh cache, the same one again a warm cache. `xet=False`
-    sends large files by LFS, as clients without hf-xet do.
+    on its last line. `home` holds the caches: a new folder is a fresh cache, the same one again a warm cache.
+    `xet=False` sends large files by LFS, as clients without hf-xet do.
     Raises `ClientError` with what the client raised.
     """
     home.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,9 @@
 
 header  magic (32) | u64 version | u64 footer size, 0 in an upload
 file    hash (32) | u32 flags | u32 number of terms | unused (8)
-  term          xorb (32) | u32 flags | u32 unpacked length | u32 first chunk | u32 chunk after the last    each term
-  verification  hash of the term's chunks (32) | unused (16)                                        each term, if VERIFIED
-  metadata      sha256 (32) | unused (16)                                                           once, if DESCRIBED
+  each term         xorb (32) | u32 flags | u32 unpacked length | u32 first chunk | u32 chunk after the last
+  each if VERIFIED  hash of the term's chunks (32) | unused (16)
+  once if DESCRIBED sha256 of the content (32) | unused (16)
 bookend ff (32) | unused (16)
 ...     the xorbs' own chunks; they serve deduplication between users, which this Hub does not offer
 """

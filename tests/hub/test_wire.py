@@ -4,11 +4,12 @@ import base64
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.hub.client import Reply, request
+from tests.hub.client import Reply, request, run_client
 from tests.hub.commits import matches, upload_mode
 from tests.hub.fixtures import hub as hub
 from tests.hub.gitobjects import blob_oid, commit_oid, lfs_pointer, sha256, tree_oids
@@ -298,3 +299,17 @@ def test_access_to_a_private_repo(hub: RunningHub, user: str | None, read: Any, 
             assert reply.status == 200, address
     listed = request(hub, "GET", "/api/datasets?author=acme", token=token)
     assert listed.status == 401 if user == "hf_nobody" else (repo.id in listed.body.decode()) == (read is None)
+
+
+# --- the Hub as a tool
+
+
+def test_client_prints_json_on_its_last_line(hub: RunningHub, tmp_path: Path) -> None:
+    snippet = """
+        import json, os
+        print("noise")
+        print(json.dumps([os.environ["HF_ENDPOINT"], "HF_TOKEN" in os.environ]))
+    """
+    assert run_client(hub, snippet, home=tmp_path) == [hub.endpoint, False]
+    with pytest.raises(RuntimeError, match="the client ended with 3"):
+        run_client(hub, "import sys; sys.exit(3)", home=tmp_path)

@@ -3,8 +3,13 @@
 up    xet-write-token -> POST xorbs, as many as are new -> POST shards -> commit the sha256 (as `lfsFile`)
 down  HEAD resolve (X-Xet-Hash, Link: rel="xet-auth") -> xet-read-token -> GET reconstructions -> GET ranges of xorbs
 
-A client dedupes against the shards in its own cache (HF_HOME/xet), so only what no earlier upload from there held is sent
-again. Asking about a chunk of others (`chunks`) may miss, and does here.
+A client dedupes against the shards in its own cache (HF_HOME/xet), so it sends only what no earlier upload from there
+held. Asking about the chunks of others (`chunks`) may miss, and always does here: a release from another machine is
+sent whole. `xorb-grants` is new in hf-xet 1.8, which falls back to `xorbs` on a 404; so does v2 of shards and
+reconstructions to v1.
+
+A refused or cut `xorbs`, `shards` or `reconstructions` is repeated by hf-xet after 408, 429, 5xx and network errors, a
+4xx is not. The commit itself is never repeated.
 """
 
 import secrets
