@@ -8,8 +8,8 @@ held. Asking about the chunks of others (`chunks`) may miss, and always does her
 sent whole. `xorb-grants` is new in hf-xet 1.8, which falls back to `xorbs` on a 404; so does v2 of shards and
 reconstructions to v1.
 
-A refused or cut `xorbs`, `shards` or `reconstructions` is repeated by hf-xet after 408, 429, 5xx and network errors, a
-4xx is not. The commit itself is never repeated.
+After 429, 500 or a cut connection hf-xet repeats what it asked of the CAS; after 400 it gives up. huggingface_hub
+repeats preupload and the tokens, but never a commit or a tag.
 """
 
 import secrets
