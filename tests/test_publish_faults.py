@@ -92,7 +92,8 @@ def test_a_fault_leaves_no_half_release(hub, build, tables, tmp_path, fault, xet
     repo_id = f"acme/{'xet' if xet else 'lfs'}-{name.replace(' ', '-')}"
     inject(hub)
     before = len(hub.calls)
-    found = run_client(hub, publish_twice, str(build), repo_id, home=tmp_path, token=hub.token(), xet=xet)
+    args = {"home": tmp_path, "token": hub.token(), "timeout": 600}
+    found = run_client(hub, publish_twice, str(build), repo_id, xet=xet, **args)
     assert hub.faults_left() == 0, "every fault struck"
     repo = hub.store.repos["dataset", repo_id]
     assert repo.refs == {"refs/heads/main": found["commit"], "refs/tags/v1.0.0": found["commit"]}
