@@ -20,6 +20,8 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """Settings refuse unknown fields, NaN and infinity, and do not coerce types."""
 
 Floats = NDArray[np.float64]
+Runtime = Literal["torch", "onnx-int8"]
+"""What runs an entailer: torch, or ONNX Runtime on weights of 8 bits."""
 Report = Callable[[int], None]
 """Called with the number of items just finished."""
 
@@ -162,9 +164,11 @@ def make_sampler(spec: ModelSpec, sampling: Sampling) -> Sampler:
     return sampler
 
 
-def make_entailer(spec: ModelSpec, kind: Literal["nli", "similarity"], same_meaning: float) -> Entailer:
+def make_entailer(
+    spec: ModelSpec, kind: Literal["nli", "similarity"], same_meaning: float, runtime: Runtime = "torch"
+) -> Entailer:
     """Load the entailer that `spec` names."""
-    entailer: Entailer = _engine(spec)["make_entailer"](spec, kind, same_meaning)
+    entailer: Entailer = _engine(spec)["make_entailer"](spec, kind, same_meaning, runtime)
     return entailer
 
 
@@ -177,6 +181,12 @@ def make_judge(spec: ModelSpec, principles: Sequence[Principle]) -> Judge:
 def identity(spec: ModelSpec) -> Identity:
     """Say which weights `spec` means on this machine."""
     found: Identity = _engine(spec)["identity"](spec)
+    return found
+
+
+def placement(spec: ModelSpec) -> str:
+    """Say where and in which precision `spec` runs on this machine, and on which version of its engine."""
+    found: str = _engine(spec)["placement"](spec)
     return found
 
 
@@ -249,7 +259,7 @@ class FakeJudge:
         return np.array(p, dtype=np.float64).reshape(len(exchanges), len(self.principles), 2)
 
 
-def _fake_entailer(spec: ModelSpec, kind: str, same_meaning: float) -> FakeEntailer:
+def _fake_entailer(spec: ModelSpec, kind: str, same_meaning: float, runtime: Runtime) -> FakeEntailer:
     return FakeEntailer()
 
 
@@ -265,11 +275,16 @@ def _fake_identity(spec: ModelSpec) -> Identity:
     return Identity(model=spec.model, revision=None, origin="fake", sha256=None)
 
 
+def _fake_placement(spec: ModelSpec) -> str:
+    return "fake"
+
+
 _FAKES: Mapping[str, Any] = {
     "make_sampler": _fake_sampler,
     "make_entailer": _fake_entailer,
     "make_judge": _fake_judge,
     "identity": _fake_identity,
+    "placement": _fake_placement,
 }
 
 

@@ -21,6 +21,7 @@ from udasa.backends import (
     Principle,
     Report,
     Response,
+    Runtime,
     Sampler,
     Sampling,
     ignore,
@@ -44,7 +45,9 @@ def make_judge(spec: ModelSpec, principles: Sequence[Principle]) -> Judge:
     return VLLMJudge(_engine(spec), principles)
 
 
-def make_entailer(spec: ModelSpec, kind: Literal["nli", "similarity"], same_meaning: float) -> NoReturn:
+def make_entailer(
+    spec: ModelSpec, kind: Literal["nli", "similarity"], same_meaning: float, runtime: Runtime = "torch"
+) -> NoReturn:
     """Refuse: encoders run on transformers."""
     raise UserError(f"The entailer {spec.model} cannot run on the backend 'vllm'; set its backend to 'hf'.")
 

@@ -1,6 +1,7 @@
 """The build on one page: sources -> prompts -> responses -> scored -> pairs, in a folder that can be resumed.
 
-<folder>/recipe.json  models.json  prompts/  dropped/  responses/  scored/  pairs/  ledger/  build.json (written last)
+<folder>/recipe.json  models.json  prompts/  dropped/  responses/  scored/  answers.sqlite  pairs/  ledger/
+         build.json (written last)
 """
 
 import dataclasses
@@ -17,6 +18,8 @@ import pyarrow as pa
 from udasa import __version__, pairs, prompts, recipe, run, schema, stages
 from udasa.backends import identity, make_entailer, make_judge, make_sampler
 from udasa.errors import UserError
+from udasa.memory import Memory
+from udasa.questions import fingerprint
 from udasa.recipe import Recipe
 from udasa.run import Apply, Progress, Step, run_local, silent
 from udasa.sample import SampleStep
@@ -25,9 +28,14 @@ from udasa.score import Scorer
 PACKAGES = ("datasets", "huggingface-hub", "polars", "pyarrow", "torch", "transformers")
 """Packages whose versions a build records."""
 
+ANSWERS = "answers.sqlite"
+"""The file of a build that remembers entailment answers; it is not published, and may be deleted."""
 
-def build(settings: Recipe, folder: Path, progress: Progress = silent) -> Path:
+
+def build(settings: Recipe, folder: Path, progress: Progress = silent, answers: Path | None = None) -> Path:
     """Build a data set into `folder`, or go on with the build that is there; returns the folder.
+
+    `answers`: the file of remembered entailment answers; by default one inside the folder, which holds its own only.
 
     Raises:
         UserError: the folder holds another recipe's build, or the recipe's sources or models do not fit.
@@ -36,7 +44,7 @@ def build(settings: Recipe, folder: Path, progress: Progress = silent) -> Path:
     if not is_finished(settings, folder):
         pin_models(settings, folder)
         collect_prompts(settings, folder)
-        for source, step in steps(settings):
+        for source, step in steps(settings, answers or folder / ANSWERS):
             run_local(folder, source, step, progress)
         pair_and_stage(settings, folder)
     return folder
@@ -48,7 +56,7 @@ def is_finished(settings: Recipe, folder: Path) -> bool:
     return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["recipe_digest"] == recipe.digest(settings)
 
 
-def steps(settings: Recipe) -> list[tuple[str, Step]]:
+def steps(settings: Recipe, answers: Path) -> list[tuple[str, Step]]:
     """Return the steps that run shard by shard, each with the table it reads."""
 
     def sample() -> Apply:
@@ -56,9 +64,10 @@ def steps(settings: Recipe) -> list[tuple[str, Step]]:
 
     def score() -> Apply:
         entailment = settings.entailment
-        entailer = make_entailer(entailment.model, entailment.kind, entailment.same_meaning)
+        entailer = make_entailer(entailment.model, entailment.kind, entailment.same_meaning, entailment.runtime)
         judge = make_judge(settings.judge_model, settings.judging.constitution)
-        return Scorer(entailer, judge, entailment.clustering)
+        memory = Memory(answers, fingerprint(entailment))
+        return Scorer(entailer, judge, entailment.clustering, memory, entailment.context)
 
     return [("prompts", Step("responses", sample)), ("responses", Step("scored", score))]
 

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from udasa import resources
-from udasa.backends import STRICT, ModelSpec, Principle, Sampling
+from udasa.backends import STRICT, ModelSpec, Principle, Runtime, Sampling
 from udasa.errors import UserError
 
 Task = Literal["harmlessness", "helpfulness", "truthfulness", "sentiment"]
@@ -88,11 +88,17 @@ class Entailment:
     """The cosine at which two texts count as one meaning (`similarity` only)."""
     clustering: Literal["components", "first-representative", "strict", "loose"] = "components"
     """Which responses share a meaning; only the default does not depend on their order (docs/uncertainty.md)."""
+    context: bool = False
+    """Whether the entailer reads the prompt before each text, on both sides (Farquhar et al. 2024 do)."""
+    runtime: Runtime = "torch"
+    """`onnx-int8` runs an NLI model on ONNX Runtime with weights of 8 bits, one question at a time."""
 
     def __post_init__(self) -> None:
         """Check the values."""
         if not 0 < self.same_meaning < 1:
             raise ValueError(f"same_meaning must be between 0 and 1, got {self.same_meaning}.")
+        if self.runtime != "torch" and self.kind != "nli":
+            raise ValueError(f"runtime '{self.runtime}' runs NLI models only, got kind '{self.kind}'.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)

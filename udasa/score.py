@@ -1,7 +1,7 @@
 """Responses -> scored rows: asks the entailer and the judge, each question once, and applies the formulas.
 
-All entailment questions of a shard are collected first, so that a question that two dimensions or two prompts share
-is asked once, and the model sees long batches.
+All entailment questions of a shard are collected first (`udasa.questions`), so that a question that two dimensions or
+two prompts share is asked once, and the model sees long batches.
 """
 
 import re
@@ -14,6 +14,8 @@ import sentencex
 
 from udasa import schema, uncertainty
 from udasa.backends import Embedder, Entailer, Exchange, Floats, Judge, Report, ignore
+from udasa.memory import Memory
+from udasa.questions import Answers, Asker, before
 
 REFUSAL = re.compile(
     r"^\W*(i['’]?m (very |really |so )?(sorry|afraid|unable|not able|not comfortable)"
@@ -34,10 +36,20 @@ def claims(text: str) -> list[str]:
 class Scorer:
     """The `scored` step: holds the entailer and the judge."""
 
-    def __init__(self, entailer: Entailer, judge: Judge, clustering: uncertainty.Rule = "components") -> None:
+    def __init__(
+        self,
+        entailer: Entailer,
+        judge: Judge,
+        clustering: uncertainty.Rule = "components",
+        memory: Memory | None = None,
+        context: bool = False,
+    ) -> None:
+        """`memory`: where answers are kept; `context`: whether the entailer reads the prompt before each text."""
         self.entailer = entailer
         self.judge = judge
         self.clustering = clustering
+        self.asker = Asker(entailer, memory)
+        self.context = context
 
     def __call__(self, table: pa.Table, report: Report = ignore) -> pa.Table:
         """Return the table with every response scored, as `schema.SCORED`; reports prompts."""
@@ -45,20 +57,23 @@ class Scorer:
         ask = self._entailment(rows)
         acceptable = self._judgements(rows, report)
         embed = self.entailer.embed if isinstance(self.entailer, Embedder) else None
-        scored = [_score(row, ask, acceptable, embed, self.clustering) for row in rows]
+        scored = [_score(row, self._about(row, ask), acceptable, embed, self.clustering) for row in rows]
         return schema.conform(pa.Table.from_pylist(scored, schema.SCORED), schema.SCORED)
 
-    def _entailment(self, rows: Iterable[Mapping[str, Any]]) -> "Answers":
+    def _entailment(self, rows: Iterable[Mapping[str, Any]]) -> Answers:
         """Ask every entailment question of the shard once."""
-        questions: dict[tuple[str, str], int] = {}
+        questions = set()
         for row in rows:
-            texts = list(dict.fromkeys(r["text"] for r in row["responses"]))
+            prefix = before(row["messages"], self.context)
+            texts = {r["text"] for r in row["responses"]}
+            hypotheses = {text: (text, *claims(text)) for text in texts}
             for premise in texts:
-                for other in texts:
-                    for hypothesis in (other, *claims(other)):
-                        if premise not in (hypothesis, other):
-                            questions.setdefault((premise, hypothesis), len(questions))
-        return Answers(questions, self.entailer.entail(list(questions)))
+                for other in texts - {premise}:
+                    questions.update((prefix + premise, prefix + hypothesis) for hypothesis in hypotheses[other])
+        return self.asker.ask(questions)
+
+    def _about(self, row: Mapping[str, Any], answers: Answers) -> Answers:
+        return answers.after(before(row["messages"], self.context))
 
     def _judgements(self, rows: Sequence[Mapping[str, Any]], report: Report) -> dict[tuple[str, str], Floats]:
         """Judge every distinct response once; keyed by (prompt_id, text). An empty response is not judged."""
@@ -70,23 +85,6 @@ class Scorer:
         }
         share = _share(report, len(rows), len(exchanges))
         return dict(zip(exchanges, self.judge.judge(list(exchanges.values()), share), strict=True))
-
-
-class Answers:
-    """Answered entailment questions; a text entails itself."""
-
-    def __init__(self, questions: Mapping[tuple[str, str], int], probabilities: Floats) -> None:
-        self.questions = questions
-        self.probabilities = probabilities
-
-    def __call__(self, premises: Sequence[str], hypotheses: Sequence[str]) -> Floats:
-        """Return P(entailment), P(neutral), P(contradiction), shape (3, premises, hypotheses)."""
-        out = np.empty((3, len(premises), len(hypotheses)))
-        for i, premise in enumerate(premises):
-            for j, hypothesis in enumerate(hypotheses):
-                same = premise == hypothesis
-                out[:, i, j] = (1.0, 0.0, 0.0) if same else self.probabilities[self.questions[premise, hypothesis]]
-        return out
 
 
 def _score(

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from udasa.backends import Entailer, Judge, ModelSpec, Principle, Sampler, Sampling
-from udasa.backends_hf.weights import identity, load_causal_lm, load_classifier, load_encoder, quiet
+from udasa.backends import Entailer, Judge, ModelSpec, Principle, Runtime, Sampler, Sampling
+from udasa.backends_hf.weights import identity, load_causal_lm, load_classifier, load_encoder, placement, quiet
 
-__all__ = ["identity", "load_causal_lm", "make_entailer", "make_judge", "make_sampler", "quiet"]
+__all__ = ["identity", "load_causal_lm", "make_entailer", "make_judge", "make_sampler", "placement", "quiet"]
 
 
 def make_sampler(spec: ModelSpec, sampling: Sampling) -> Sampler:
@@ -16,7 +16,9 @@ def make_sampler(spec: ModelSpec, sampling: Sampling) -> Sampler:
     return HFSampler(*load_causal_lm(spec), sampling, spec.batch_tokens)
 
 
-def make_entailer(spec: ModelSpec, kind: Literal["nli", "similarity"], same_meaning: float) -> Entailer:
+def make_entailer(
+    spec: ModelSpec, kind: Literal["nli", "similarity"], same_meaning: float, runtime: Runtime = "torch"
+) -> Entailer:
     """Load a three-way NLI cross-encoder, or a sentence embedder as a similarity kernel."""
     from udasa.backends_hf.entailers import NLIEntailer, SimilarityEntailer
 

@@ -69,6 +69,21 @@ def find_weights(spec: ModelSpec) -> Weights:
     )
 
 
+def placement(spec: ModelSpec) -> str:
+    """Return the device, the precision and the version of torch that `spec` runs on."""
+    torch = require("torch", extra="hf")
+    device, dtype = _place(spec)
+    return f"{device} {dtype} torch {torch.__version__}"
+
+
+def _place(spec: ModelSpec) -> tuple[str, str]:
+    """Return the device and the precision; `auto` is float32 on a CPU and bfloat16 on a GPU."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return device, {"auto": "bfloat16" if device == "cuda" else "float32"}.get(spec.dtype, spec.dtype)
+
+
 def _identity(spec: ModelSpec, origin: str, digest: str) -> Identity:
     return Identity(model=spec.model, revision=None, origin=origin, sha256=digest)
 
@@ -192,12 +207,10 @@ def quiet() -> Iterator[None]:
 
 
 def _load(spec: ModelSpec, auto_class: Any) -> tuple[Any, Any]:
-    import torch
     from transformers import AutoTokenizer
 
     weights = find_weights(spec)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = {"auto": "bfloat16" if device == "cuda" else "float32"}.get(spec.dtype, spec.dtype)
+    device, dtype = _place(spec)
     options = {"revision": weights.revision, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(weights.path, **options)
     model = auto_class.from_pretrained(weights.path, dtype=dtype, use_safetensors=True, **options)

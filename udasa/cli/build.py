@@ -40,6 +40,9 @@ def build(
     recipe: RecipeName,
     output: Annotated[Path, typer.Option("--output", "-o", help="Build folder; a build that was stopped goes on.")],
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many prompts of each source.")] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="File of remembered entailment answers; by default one inside the build.")
+    ] = None,
 ) -> None:
     """Build staged pairs: prompts, responses, uncertainties, pairs, stages."""
     import dataclasses
@@ -52,7 +55,7 @@ def build(
     if limit is not None:
         sources = (dataclasses.replace(s, limit=min(limit, s.limit or limit)) for s in settings.sources)
         settings = dataclasses.replace(settings, sources=tuple(sources))
-    flow.build(settings, output, bars)
+    flow.build(settings, output, bars, answers)
     ledger = run.read_frame(output, "ledger")
     shown = table("outcome", "prompts", title=f"Ledger ({ledger.height} prompts)")
     for outcome, count in ledger.group_by("outcome").len().sort("len", "outcome", descending=[True, False]).iter_rows():
