@@ -1,6 +1,7 @@
 """Pairs of texts -> P(entailment), P(neutral), P(contradiction)."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +16,30 @@ if TYPE_CHECKING:
 
 LABELS = ("entail", "neutral", "contra")
 
+Logits = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
+"""One forward pass: padded inputs, shape (rows, tokens), to logits, shape (rows, labels)."""
+
+_CHUNK = 2048
+"""Texts that are tokenised at once: it bounds the encodings in memory."""
+
+log = logging.getLogger(__name__)
+
 
 class NLIEntailer:
-    """A three-way NLI cross-encoder; which logit is which is read from its config."""
+    """A three-way NLI cross-encoder; which logit is which is read from its config.
 
-    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch_tokens: int) -> None:
-        """Check the labels.
+    A pair that is longer than the model's context is cut, the longer text first, so that both sides remain; `num_cut`
+    counts such pairs.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        batch_tokens: int,
+        logits: Logits | None = None,
+    ) -> None:
+        """Check the labels. `logits`: what runs instead of the model's own forward pass.
 
         Raises:
             UserError: the config does not name entailment, neutral and contradiction.
@@ -29,21 +48,42 @@ class NLIEntailer:
         self.tokenizer: Any = tokenizer
         self.batch_tokens = batch_tokens
         self.columns = _label_columns(dict(model.config.id2label or {}), str(model.config.name_or_path))
+        self.logits = logits or self._forward
+        self.num_cut = 0
 
     def entail(self, pairs: Sequence[tuple[str, str]], report: Report = ignore) -> Floats:
         """See `Entailer.entail`."""
-        encoded = [
-            self.tokenizer(premise, hypothesis, truncation=True, max_length=_context(self.model, self.tokenizer))
-            for premise, hypothesis in pairs
-        ]
         out = np.empty((len(pairs), 3))
-        for rows in batches_by_length([len(e["input_ids"]) for e in encoded], self.batch_tokens):
-            batch = _pad(self.tokenizer, [encoded[i] for i in rows]).to(self.model.device)
+        for start in range(0, len(pairs), _CHUNK):
+            out[start : start + _CHUNK] = self._chunk(pairs[start : start + _CHUNK], report)
+        return out
+
+    def _chunk(self, pairs: Sequence[tuple[str, str]], report: Report) -> Floats:
+        limit = _context(self.model, self.tokenizer)
+        short = _clip(self.tokenizer, {text for pair in pairs for text in pair}, limit)
+        encoded = self.tokenizer(
+            [short[premise] for premise, _ in pairs],
+            [short[hypothesis] for _, hypothesis in pairs],
+            truncation="longest_first",
+            max_length=limit,
+        )
+        self._count([bool(one.overflowing) for one in encoded.encodings], limit)
+        out = np.empty((len(pairs), 3))
+        for rows in batches_by_length([len(ids) for ids in encoded["input_ids"]], self.batch_tokens):
             with torch.inference_mode():
-                logits = self.model(**batch).logits[:, self.columns].double()
+                logits = self.logits(_pad(self.tokenizer, encoded, rows))[:, self.columns].double()
             out[rows] = torch.softmax(logits, dim=-1).cpu().numpy()
             report(len(rows))
         return out
+
+    def _forward(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        logits: torch.Tensor = self.model(**{name: rows.to(self.model.device) for name, rows in batch.items()}).logits
+        return logits
+
+    def _count(self, cut: Sequence[bool], limit: int) -> None:
+        if any(cut):
+            self.num_cut += sum(cut)
+            log.warning("%d of %d pairs are longer than %d tokens and were cut.", sum(cut), len(cut), limit)
 
 
 def _label_columns(id2label: dict[Any, str], name: str) -> list[int]:
@@ -83,31 +123,65 @@ class SimilarityEntailer:
         place = {text: i for i, text in enumerate(texts)}
         left = [place[premise] for premise, _ in pairs]
         right = [place[hypothesis] for _, hypothesis in pairs]
-        cosine = np.einsum("nd,nd->n", vectors[left], vectors[right]) if pairs else np.empty(0)
+        cosine = _dots(vectors, left, right)
         same = np.where(np.equal(left, right), 1.0, np.clip(cosine, 0.0, 1.0) ** self.power)
         report(len(pairs))
         return np.stack([same, np.zeros_like(same), 1.0 - same], axis=1)
 
     def embed(self, texts: Sequence[str]) -> Floats:
         """Return mean-pooled, unit-length embeddings, shape (n, width), float64."""
-        limit = _context(self.model, self.tokenizer)
-        encoded = [self.tokenizer(text, truncation=True, max_length=limit) for text in texts]
         out = np.empty((len(texts), self.model.config.hidden_size))
-        for rows in batches_by_length([len(e["input_ids"]) for e in encoded], self.batch_tokens):
-            batch = _pad(self.tokenizer, [encoded[i] for i in rows]).to(self.model.device)
+        for start in range(0, len(texts), _CHUNK):
+            out[start : start + _CHUNK] = self._chunk(texts[start : start + _CHUNK])
+        unit: Floats = out / np.linalg.norm(out, axis=1, keepdims=True)
+        return unit
+
+    def _chunk(self, texts: Sequence[str]) -> Floats:
+        limit = _context(self.model, self.tokenizer)
+        short = _clip(self.tokenizer, set(texts), limit)
+        encoded = self.tokenizer([short[text] for text in texts], truncation=True, max_length=limit)
+        out = np.empty((len(texts), self.model.config.hidden_size))
+        for rows in batches_by_length([len(ids) for ids in encoded["input_ids"]], self.batch_tokens):
+            batch = _pad(self.tokenizer, encoded, rows).to(self.model.device)
             with torch.inference_mode():
                 states = self.model(**batch).last_hidden_state.double()
             mask = batch["attention_mask"][..., None].double()
             out[rows] = ((states * mask).sum(1) / mask.sum(1)).cpu().numpy()
-        unit: Floats = out / np.linalg.norm(out, axis=1, keepdims=True)
-        return unit
+        return out
 
 
-def _pad(tokenizer: Any, rows: list[Any]) -> Any:
-    """Pad on the right: encoders count positions from the left."""
-    return tokenizer.pad(rows, return_tensors="pt", padding_side="right")
+def _dots(vectors: Floats, left: Sequence[int], right: Sequence[int]) -> Floats:
+    """Return the dot product of each pair of rows, shape (pairs,), without a copy of all rows at once."""
+    out = np.empty(len(left))
+    for start in range(0, len(left), _CHUNK):
+        some = slice(start, start + _CHUNK)
+        out[some] = np.einsum("nd,nd->n", vectors[left[some]], vectors[right[some]])
+    return out
+
+
+def _clip(tokenizer: Any, texts: Iterable[str], limit: int) -> dict[str, str]:
+    """Cut each text after its first `limit` tokens, which are more than a pair has room for.
+
+    So a text of 20,000 tokens costs its length once and not in every pair. A text of fewer bytes than that is left to
+    the truncation of its pairs.
+    """
+    short = {}
+    for text in texts:
+        short[text] = text
+        if len(text.encode()) > limit:
+            offsets = tokenizer(
+                text, truncation=True, max_length=limit, add_special_tokens=False, return_offsets_mapping=True
+            )["offset_mapping"]
+            short[text] = text[: offsets[-1][1]] if offsets else text
+    return short
+
+
+def _pad(tokenizer: Any, encoded: Any, rows: Sequence[int]) -> Any:
+    """Pad these rows on the right: encoders count positions from the left."""
+    some = {name: [encoded[name][i] for i in rows] for name in encoded}
+    return tokenizer.pad(some, return_tensors="pt", padding_side="right")
 
 
 def _context(model: Any, tokenizer: Any) -> int:
-    """Return the longest input in tokens; beyond it texts are cut at the end."""
+    """Return the longest input in tokens."""
     return int(min(model.config.max_position_embeddings, tokenizer.model_max_length))
