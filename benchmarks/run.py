@@ -17,6 +17,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,17 @@ class Contender:
     def __init__(self, name: str, python: Path, model: Path, given: Path, threads: int) -> None:
         self.name = name
         command = [str(python), str(HERE / "worker.py"), name, str(model), str(given), str(threads)]
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join([str(HERE), *_own(name)])}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(threads),
+            "PYTHONPATH": os.pathsep.join([str(HERE), *_own(name)]),
+        }
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
         )
 
     def score(self, start: int, stop: int) -> dict[str, Any]:
@@ -95,7 +104,7 @@ class Contender:
 
 
 def _own(name: str) -> list[str]:
-    """The project's code is for its own contenders only."""
+    """Give the project's code to its own contenders only."""
     return [str(HERE.parent)] if name.startswith(("udasa", "bare")) else []
 
 
@@ -103,7 +112,7 @@ def race(contenders: Sequence[Contender], prompts: int, chunks: int) -> dict[str
     """Let every contender score every chunk; return each one's summed costs."""
     totals: dict[str, dict[str, Any]] = {c.name: defaultdict(float, sets=[]) for c in contenders}
     edges = [round(i * prompts / chunks) for i in range(chunks + 1)]
-    for turn, (start, stop) in enumerate(zip(edges, edges[1:], strict=False)):
+    for turn, (start, stop) in enumerate(pairwise(edges)):
         order = [*contenders[turn % len(contenders) :], *contenders[: turn % len(contenders)]]
         for contender in order:
             costs, total = contender.score(start, stop), totals[contender.name]

@@ -87,7 +87,7 @@ def responses(prompts: list[list[str]]) -> Any:
 
 
 def bare(what: str, folder: str, meanings: list[str]) -> tuple[Run, Any]:
-    """The forward passes alone of the questions that `udasa` asks, tokenised before, sorted by length over all."""
+    """Run the forward passes alone of the questions that `udasa` asks, tokenised before, sorted by length over all."""
     import torch
 
     from udasa.backends_hf.batches import batches_by_length
