@@ -22,6 +22,11 @@ def make_entailer(
     """Load a three-way NLI cross-encoder, or a sentence embedder as a similarity kernel."""
     from udasa.backends_hf.entailers import NLIEntailer, SimilarityEntailer
 
+    if runtime == "onnx-int8":
+        from udasa.backends_hf.onnx import int8_logits
+
+        model, tokenizer = load_classifier(spec)
+        return NLIEntailer(model, tokenizer, batch_tokens=1, logits=int8_logits(model, tokenizer))
     if kind == "nli":
         return NLIEntailer(*load_classifier(spec), spec.batch_tokens)
     return SimilarityEntailer(*load_encoder(spec), spec.batch_tokens, same_meaning)
