@@ -8,6 +8,7 @@ from udasa.backends_hf import identity, load_causal_lm, make_entailer, make_judg
 from udasa.backends_hf.batches import batches_by_length
 from udasa.backends_hf.sampler import SeededChoice
 from udasa.errors import UserError
+from udasa.recipe import Entailment
 
 PROMPTS = [
     [{"role": "user", "content": text}]
@@ -190,3 +191,32 @@ def test_batches_keep_every_row_within_the_budget():
     batches = list(batches_by_length(lengths, 10))
     assert sorted(i for batch in batches for i in batch) == list(range(6))
     assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 10 for batch in batches)
+
+
+def test_int8_answers_are_near_and_the_same_in_any_company():
+    spec = ModelSpec(model=str(tiny.nli()))
+    full, small = (make_entailer(spec, "nli", 0.8, runtime) for runtime in ("torch", "onnx-int8"))
+    texts = ["Paris is the capital.", "The capital is Paris.", "A cat.", "", "The cat is on the mat. " * 30]
+    pairs = [(a, b) for a in texts for b in texts if a != b]
+    exact, found = full.entail(pairs), small.entail(pairs)
+    np.testing.assert_allclose(found, exact, atol=0.01)
+    np.testing.assert_allclose(found.sum(axis=1), 1.0)
+    assert not np.array_equal(found, exact)
+    assert np.array_equal(small.entail(pairs[::-1])[::-1], found)
+    assert np.array_equal(np.concatenate([small.entail([pair]) for pair in pairs[:4]]), found[:4])
+
+
+def test_int8_is_for_nli_models():
+    with pytest.raises(ValueError, match="runtime 'onnx-int8' runs NLI models only, got kind 'similarity'"):
+        Entailment(kind="similarity", runtime="onnx-int8")
+
+
+def test_a_batch_of_pairs_keeps_within_the_budget_of_tokens(monkeypatch):
+    shapes = []
+    entailer = make_entailer(ModelSpec(model=str(tiny.nli()), batch_tokens=64), "nli", 0.8)
+    forward = entailer.logits
+    monkeypatch.setattr(entailer, "logits", lambda batch: (shapes.append(batch["input_ids"].shape), forward(batch))[1])
+    entailer.entail([("A cat." * (i % 5 + 1), f"No {i}.") for i in range(40)])
+    assert sum(rows for rows, _ in shapes) == 40
+    assert all(rows == 1 or rows * width <= 64 for rows, width in shapes)
+    assert max(rows for rows, _ in shapes) > 2

@@ -116,7 +116,8 @@ def test_blocks_hang_on_the_set_of_questions_alone(pairs: list[Pair], size: int)
 
 def test_an_embedder_gets_all_its_texts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     class Embedder(Recorder):
-        embed = None
+        def embed(self, texts: Sequence[str]) -> Floats:
+            raise AssertionError("its answers are all that is wanted")
 
     monkeypatch.setattr(questions, "BLOCK", 2)
     embedder, recorder = Embedder(), Recorder()
