@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.tables import recipe, write_jsonl
-from udasa import backends, flow, prompts, run, schema
+from udasa import backends, flow, prompts, questions, run, schema
 from udasa import recipe as recipes
 from udasa.backends import FakeEntailer, FakeSampler, ModelSpec, Sampling
 from udasa.errors import UserError
@@ -222,6 +222,47 @@ def test_a_build_interrupted_at_any_write_goes_on_to_the_same_bytes(
     flow.build(settings, folder)
     assert files(folder) == files(whole)
     assert sampled == [3] * (SHARDS - done)
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, fails_at: int | None = None) -> list[int]:
+    """The number of questions of every call of the entailer, which fails at the given call."""
+    calls: list[int] = []
+    original = FakeEntailer.entail
+
+    def entail(self: FakeEntailer, pairs: Any, report: Any) -> Any:
+        if len(calls) == fails_at:
+            raise KeyboardInterrupt
+        calls.append(len(pairs))
+        return original(self, pairs, report)
+
+    monkeypatch.setattr(FakeEntailer, "entail", entail)
+    return calls
+
+
+@pytest.mark.parametrize("fails_at", range(1, 12, 3))
+def test_a_shard_that_stops_half_way_asks_only_what_is_left(
+    whole: Path, settings: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
+    monkeypatch.setattr(questions, "BLOCK", 7)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        before = asked(patch, fails_at)
+        flow.build(settings, folder)
+    after = asked(monkeypatch)
+    flow.build(settings, folder)
+    assert files(folder) == files(whole)
+    rest = len(after)
+    flow.build(settings, folder.with_name("undisturbed"))
+    assert before + after[:rest] == after[rest:]
+
+
+def test_answers_of_another_build_may_be_given(
+    whole: Path, settings: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = asked(monkeypatch)
+    flow.build(settings, folder, answers=whole / flow.ANSWERS)
+    assert files(folder) == files(whole)
+    assert calls == []
+    assert not (folder / flow.ANSWERS).exists()
 
 
 @pytest.mark.parametrize(("fake", "method"), [(FakeSampler, "sample"), (FakeEntailer, "entail")])
