@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slow lint types layers wheel clean
+.PHONY: demo test slow lint types layers wheel bench clean
 
 demo: $(READY)
 	$(BIN)/udasa demo
@@ -27,6 +27,11 @@ types: $(READY)
 
 layers: $(READY)
 	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/int8.py
+	$(BIN)/python benchmarks/cost.py
 
 wheel: $(READY)
 	bash .ci/wheel "$(PYTHON)" "$(TORCH)" "$(POLICY)"
