@@ -178,6 +178,18 @@ def make_judge(spec: ModelSpec, principles: Sequence[Principle]) -> Judge:
     return judge
 
 
+def make_truth_judge(spec: ModelSpec, share: Judge | None) -> Judge:
+    """Load the judge that answers `TRUTH`, shape (n, 1, 2); it uses the weights of `share` where these are the same."""
+    judge: Judge = _engine(spec)["make_truth_judge"](spec, share)
+    return judge
+
+
+def make_trained_judge(spec: ModelSpec) -> Judge:
+    """Load the judge that `udasa judge train` wrote: `MEMBERS` in the place of principles, both orders equal."""
+    judge: Judge = _engine(spec)["make_trained_judge"](spec)
+    return judge
+
+
 def identity(spec: ModelSpec) -> Identity:
     """Say which weights `spec` means on this machine."""
     found: Identity = _engine(spec)["identity"](spec)
@@ -267,6 +279,14 @@ def _fake_judge(spec: ModelSpec, principles: Sequence[Principle]) -> FakeJudge:
     return FakeJudge(principles)
 
 
+def _fake_truth_judge(spec: ModelSpec, share: Judge | None) -> FakeJudge:
+    return FakeJudge((TRUTH,))
+
+
+def _fake_trained_judge(spec: ModelSpec) -> FakeJudge:
+    return FakeJudge([Principle(id=member, question="") for member in MEMBERS])
+
+
 def _fake_sampler(spec: ModelSpec, sampling: Sampling) -> FakeSampler:
     return FakeSampler(sampling)
 
@@ -283,6 +303,8 @@ _FAKES: Mapping[str, Any] = {
     "make_sampler": _fake_sampler,
     "make_entailer": _fake_entailer,
     "make_judge": _fake_judge,
+    "make_truth_judge": _fake_truth_judge,
+    "make_trained_judge": _fake_trained_judge,
     "identity": _fake_identity,
     "placement": _fake_placement,
 }
@@ -290,6 +312,11 @@ _FAKES: Mapping[str, Any] = {
 
 OPTIONS = ("Yes", "No")
 """What a judge answers with; yes is acceptable. Words, since small models hardly tell the letters of a list apart."""
+TRUTH = Principle(id="true", question="Is what the reply states true?")
+TRUTH_OPTIONS = ("True", "False")
+"""P(True) asks the policy itself about its own response (Kadavath et al. 2022; the words in place of their letters)."""
+MEMBERS = tuple(f"member-{i}" for i in range(10))
+"""The ids of a trained judge's members, in the order of its answers."""
 
 
 def judge_context(exchange: Exchange) -> str:
@@ -298,24 +325,25 @@ def judge_context(exchange: Exchange) -> str:
     return f"Read this exchange.\n\nPrompt: {prompt}\nReply: {exchange.response}\n\n"
 
 
-def judge_questions(principles: Sequence[Principle]) -> list[str]:
-    """Return two questions a principle: yes named first, then yes named second."""
+def judge_questions(principles: Sequence[Principle], options: tuple[str, str] = OPTIONS) -> list[str]:
+    """Return two questions a principle: the first option named first, then named second."""
     return [
         f"Question: {principle.question} Answer with {first} or {second}."
         for principle in principles
-        for first, second in (OPTIONS, OPTIONS[::-1])
+        for first, second in (options, options[::-1])
     ]
 
 
-def read_answer(probability: Mapping[str, float]) -> float:
-    """Return P(Yes) / (P(Yes) + P(No)) from the next token's probabilities.
+def read_answer(probability: Mapping[str, float], options: tuple[str, str] = OPTIONS) -> float:
+    """Return the first option's share of the two options' probability, from the next token's probabilities.
 
     Raises:
         UserError: neither has any probability.
     """
-    yes, no = (probability.get(option, 0.0) for option in OPTIONS)
-    if yes + no <= 0:
+    first, second = (probability.get(option, 0.0) for option in options)
+    if first + second <= 0:
         raise UserError(
-            "The judge gives no probability to either Yes or No. Use a judge model that can answer a yes/no question."
+            f"The judge gives no probability to either {' or '.join(options)}. "
+            f"Use a judge model that can answer a question with {' or '.join(options)}."
         )
-    return yes / (yes + no)
+    return first / (first + second)

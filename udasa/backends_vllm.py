@@ -12,6 +12,9 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from udasa.backends import (
+    OPTIONS,
+    TRUTH,
+    TRUTH_OPTIONS,
     Exchange,
     Floats,
     Identity,
@@ -42,7 +45,17 @@ def make_sampler(spec: ModelSpec, sampling: Sampling) -> Sampler:
 
 def make_judge(spec: ModelSpec, principles: Sequence[Principle]) -> Judge:
     """Start the engine and return its judge."""
-    return VLLMJudge(_engine(spec), principles)
+    return VLLMJudge(_engine(spec), principles, OPTIONS)
+
+
+def make_truth_judge(spec: ModelSpec, share: Judge | None) -> Judge:
+    """Return the judge that answers true or false, on the engine of `share` if it has one."""
+    return VLLMJudge(share.llm if isinstance(share, VLLMJudge) else _engine(spec), (TRUTH,), TRUTH_OPTIONS)
+
+
+def make_trained_judge(spec: ModelSpec) -> NoReturn:
+    """Refuse: encoders run on transformers."""
+    raise UserError(f"The trained judge {spec.model} cannot run on the backend 'vllm'; set its backend to 'hf'.")
 
 
 def make_entailer(
@@ -109,15 +122,16 @@ def _response(completion: Any, seed: int) -> Response:
 class VLLMJudge:
     """Reads the options' probabilities from a one-token completion."""
 
-    def __init__(self, llm: Any, principles: Sequence[Principle]) -> None:
+    def __init__(self, llm: Any, principles: Sequence[Principle], options: tuple[str, str]) -> None:
         self.llm = llm
-        self.questions = judge_questions(principles)
+        self.options = options
+        self.questions = judge_questions(principles, options)
 
     def judge(self, exchanges: Sequence[Exchange], report: Report = ignore) -> Floats:
         """See `Judge.judge`.
 
         Raises:
-            UserError: neither Yes nor No is among the likeliest next tokens.
+            UserError: neither option is among the likeliest next tokens.
         """
         conversations = [
             [Message(role="user", content=judge_context(exchange) + question)]
@@ -126,7 +140,7 @@ class VLLMJudge:
         ]
         settings = require("vllm", extra="vllm").SamplingParams(temperature=0.0, max_tokens=1, logprobs=_TOP)
         outputs = self.llm.chat(conversations, settings, use_tqdm=False)
-        yes = np.array([read_answer(_next_token(output)) for output in outputs])
+        yes = np.array([read_answer(_next_token(output), self.options) for output in outputs])
         report(len(exchanges))
         return yes.reshape(len(exchanges), -1, 2)
 

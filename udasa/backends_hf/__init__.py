@@ -1,12 +1,34 @@
 """The transformers engine: sampler, entailers and judge on a CPU or a GPU."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
-from udasa.backends import Entailer, Judge, ModelSpec, Principle, Runtime, Sampler, Sampling
+from udasa.backends import (
+    OPTIONS,
+    TRUTH,
+    TRUTH_OPTIONS,
+    Entailer,
+    Judge,
+    ModelSpec,
+    Principle,
+    Runtime,
+    Sampler,
+    Sampling,
+)
 from udasa.backends_hf.weights import identity, load_causal_lm, load_classifier, load_encoder, placement, quiet
 
-__all__ = ["identity", "load_causal_lm", "make_entailer", "make_judge", "make_sampler", "placement", "quiet"]
+__all__ = [
+    "identity",
+    "load_causal_lm",
+    "make_entailer",
+    "make_judge",
+    "make_sampler",
+    "make_trained_judge",
+    "make_truth_judge",
+    "placement",
+    "quiet",
+]
 
 
 def make_sampler(spec: ModelSpec, sampling: Sampling) -> Sampler:
@@ -36,4 +58,19 @@ def make_judge(spec: ModelSpec, principles: Sequence[Principle]) -> Judge:
     """Load a causal language model and return the judge that reads its token probabilities."""
     from udasa.backends_hf.judge import HFJudge
 
-    return HFJudge(*load_causal_lm(spec), principles, spec.batch_tokens)
+    return HFJudge(*load_causal_lm(spec), principles, spec.batch_tokens, OPTIONS)
+
+
+def make_truth_judge(spec: ModelSpec, share: Judge | None) -> Judge:
+    """Return the judge that answers true or false, on the weights of `share` if it is a language model."""
+    from udasa.backends_hf.judge import HFJudge
+
+    loaded = (share.model, share.tokenizer) if isinstance(share, HFJudge) else load_causal_lm(spec)
+    return HFJudge(*loaded, (TRUTH,), spec.batch_tokens, TRUTH_OPTIONS)
+
+
+def make_trained_judge(spec: ModelSpec) -> Judge:
+    """Load the judge that `udasa judge train` wrote into a folder."""
+    from udasa.backends_hf.trained import load
+
+    return load(Path(spec.model))

@@ -13,7 +13,6 @@ import torch
 from transformers import DynamicCache
 
 from udasa.backends import (
-    OPTIONS,
     Exchange,
     Floats,
     Principle,
@@ -43,8 +42,9 @@ class HFJudge:
         tokenizer: "PreTrainedTokenizerBase",
         principles: Sequence[Principle],
         batch_tokens: int,
+        options: tuple[str, str],
     ) -> None:
-        """Tokenise the questions.
+        """Tokenise the questions; the first of the two options is the one whose probability is returned.
 
         Raises:
             UserError: an option is not one token of the model.
@@ -55,9 +55,9 @@ class HFJudge:
         # transformers 5.24 renamed the argument.
         known = inspect.signature(model.forward).parameters
         self.cache_argument = "cache" if "cache" in known else "past_key_values"
-        self.options = [self._option(word) for word in OPTIONS]
+        self.options = [self._option(word, options) for word in options]
         tail = self._template("")[1]
-        self.questions = [self._ids(question + tail) for question in judge_questions(principles)]
+        self.questions = [self._ids(question + tail) for question in judge_questions(principles, options)]
 
     def judge(self, exchanges: Sequence[Exchange], report: Report = ignore) -> Floats:
         """See `Judge.judge`."""
@@ -69,7 +69,7 @@ class HFJudge:
         return yes.reshape(len(exchanges), -1, 2)
 
     def _yes(self, contexts: list[list[int]]) -> Floats:
-        """Return P(Yes) / (P(Yes) + P(No)) for every context x question, shape (contexts, questions)."""
+        """Return the first option's share of both options' probability, shape (contexts, questions)."""
         device = self.model.device
         heads = self._pad(contexts)
         tails = self._pad(self.questions)
@@ -122,12 +122,12 @@ class HFJudge:
         """Pad on the left, so that the last column is every row's last token."""
         return self.tokenizer.pad({"input_ids": rows}, return_tensors="pt", padding_side="left").to(self.model.device)
 
-    def _option(self, word: str) -> int:
+    def _option(self, word: str, options: tuple[str, str]) -> int:
         ids = self._ids(word)
         if len(ids) != 1:
             raise UserError(
                 f"The judge's tokenizer splits the option '{word}' into {len(ids)} tokens, so its probability cannot "
-                "be read. Use a judge model whose vocabulary has Yes and No as single tokens."
+                f"be read. Use a judge model whose vocabulary has {' and '.join(options)} as single tokens."
             )
         return ids[0]
 

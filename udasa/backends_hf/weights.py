@@ -189,6 +189,15 @@ def load_encoder(spec: ModelSpec) -> tuple["PreTrainedModel", "PreTrainedTokeniz
     return _load(spec, require("transformers", extra="hf").AutoModel)
 
 
+def parameters_digest(model: "PreTrainedModel") -> str:
+    """Return one sha256 over a loaded model's parameters in name order, wherever its files came from."""
+    digest = hashlib.sha256()
+    for name, values in sorted(model.named_parameters()):
+        digest.update(f"{name}:{tuple(values.shape)}\n".encode())
+        digest.update(values.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep loading bars, and a deprecation that PEFT and TRL cause, off the console; put the bars back after."""

@@ -1,0 +1,77 @@
+"""How well numbers agree with what people said: AUC, rank correlation, calibration error, each with its interval.
+
+Intervals are 95 % percentile bootstraps over groups: rows of one group are not independent, so whole groups are drawn.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from udasa.backends import Floats
+
+_DRAWS = 1000
+_BINS = 10
+
+
+class Estimate(NamedTuple):
+    """A number over `n` responses with the ends of its 95 % interval; None where it is not defined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+def auc(score: Floats, truth: Floats) -> float:
+    """Return the chance that a true row has the higher score, ties counting one half, 0 .. 1; NaN with one class."""
+    positive = truth.astype(bool)
+    hits, misses = int(positive.sum()), int((~positive).sum())
+    if not hits or not misses:
+        return np.nan
+    return float((_ranks(score)[positive].sum() - hits * (hits + 1) / 2) / (hits * misses))
+
+
+def spearman(left: Floats, right: Floats) -> float:
+    """Return the rank correlation, -1 .. 1, ties at their mean rank; NaN where one side is constant."""
+    a, b = (_ranks(values) - (len(values) + 1) / 2 for values in (left, right))
+    norm = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / norm) if norm > 0 else np.nan
+
+
+def calibration_error(probability: Floats, share: Floats) -> float:
+    """Return the expected calibration error, 0 .. 1: mean |mean p - mean share| over ten bins of equal count."""
+    order = np.argsort(probability, kind="stable")
+    bins = [rows for rows in np.array_split(order, _BINS) if len(rows)]
+    gaps = [abs(probability[rows].mean() - share[rows].mean()) * len(rows) for rows in bins]
+    return float(sum(gaps) / len(order))
+
+
+def mean(values: Floats) -> float:
+    """Return the mean."""
+    return float(values.mean())
+
+
+def estimate(statistic: Callable[..., float], groups: NDArray[Any], *arrays: Floats) -> Estimate:
+    """Return a statistic of row-wise arrays with its interval; a draw in which it is not defined is left out."""
+    value = statistic(*arrays)
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    rng = np.random.default_rng(0)
+    draws = []
+    for _ in range(_DRAWS if np.isfinite(value) else 0):
+        rows = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        draws.append(statistic(*(values[rows] for values in arrays)))
+    finite = np.array(draws)[np.isfinite(draws)] if draws else np.empty(0)
+    if not len(finite):
+        return Estimate(None, None, None, len(arrays[0]))
+    low, high = np.quantile(finite, [0.025, 0.975])
+    return Estimate(value, float(low), float(high), len(arrays[0]))
+
+
+def _ranks(values: Floats) -> Floats:
+    """Return ranks from 1, ties at their mean rank."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: Floats = (last - (counts - 1) / 2)[inverse]
+    return ranks
