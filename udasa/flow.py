@@ -16,7 +16,15 @@ import polars as pl
 import pyarrow as pa
 
 from udasa import __version__, pairs, prompts, recipe, run, schema, stages
-from udasa.backends import identity, make_entailer, make_judge, make_sampler
+from udasa.backends import (
+    Judge,
+    identity,
+    make_entailer,
+    make_judge,
+    make_sampler,
+    make_trained_judge,
+    make_truth_judge,
+)
 from udasa.errors import UserError
 from udasa.memory import Memory
 from udasa.questions import fingerprint
@@ -65,11 +73,20 @@ def steps(settings: Recipe, answers: Path) -> list[tuple[str, Step]]:
     def score() -> Apply:
         entailment = settings.entailment
         entailer = make_entailer(entailment.model, entailment.kind, entailment.same_meaning, entailment.runtime)
-        judge = make_judge(settings.judge_model, settings.judging.constitution)
+        judge, truth = load_judges(settings)
         memory = Memory(answers, fingerprint(entailment))
-        return Scorer(entailer, judge, entailment.clustering, memory, entailment.context)
+        return Scorer(entailer, judge, entailment.clustering, memory, entailment.context, truth)
 
     return [("prompts", Step("responses", sample)), ("responses", Step("scored", score))]
+
+
+def load_judges(settings: Recipe) -> tuple[Judge, Judge | None]:
+    """Return the judge, and the policy as the judge of its own truth if the recipe asks for it."""
+    judging, spec = settings.judging, settings.judge_model
+    judge = make_trained_judge(spec) if judging.kind == "trained" else make_judge(spec, judging.constitution)
+    if not judging.ask_p_true:
+        return judge, None
+    return judge, make_truth_judge(settings.policy, judge if spec == settings.policy else None)
 
 
 def claim(folder: Path, settings: Recipe) -> None:
@@ -104,7 +121,12 @@ def pin_models(settings: Recipe, folder: Path) -> None:
     models = {
         "policy": identity(settings.policy),
         "entailer": {**identity(settings.entailment.model), "kind": settings.entailment.kind},
-        "judge": {**identity(judge), "same_as_policy": judge == settings.policy},
+        "judge": {
+            **identity(judge),
+            "same_as_policy": judge == settings.policy,
+            "kind": settings.judging.kind,
+            "answers": list(settings.judge_answers),
+        },
     }
     begun = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else models
     if changed := [f"{role}: {begun[role]} -> {found}" for role, found in models.items() if begun[role] != found]:

@@ -159,7 +159,7 @@ def _score(path: Path, number: int, name: str, line: Mapping[str, str | None]) -
 
 
 def _groups(pairs: Sequence[tuple[str, str]]) -> list[int]:
-    """Number the connected components of: (nearly) the same prompt, the same response; case and spaces aside.
+    """Return each row's connected component of: (nearly) the same prompt, the same response; case and spaces aside.
 
     What a model has seen of one row of a group it has, more or less, seen of all.
     """

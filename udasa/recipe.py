@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from udasa import resources
-from udasa.backends import STRICT, ModelSpec, Principle, Runtime, Sampling
+from udasa.backends import MEMBERS, STRICT, ModelSpec, Principle, Runtime, Sampling
 from udasa.errors import UserError
 
 Task = Literal["harmlessness", "helpfulness", "truthfulness", "sentiment"]
@@ -103,16 +103,25 @@ class Entailment:
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Judging:
-    """Who reads the constitution."""
+    """Who reads the constitution, or judges without one."""
 
-    constitution: tuple[Principle, ...]
+    constitution: tuple[Principle, ...] = ()
     """The principles, in order."""
     model: ModelSpec | None = None
     """None: the policy itself (self-alignment)."""
+    kind: Literal["principles", "trained"] = "principles"
+    """`trained`: `model` is a folder that `udasa judge train` wrote; it reads no constitution."""
+    ask_p_true: bool = False
+    """Ask the policy itself whether each of its responses is true (column `p_true`)."""
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if not self.constitution:
+        if self.kind == "trained":
+            if self.model is None:
+                raise ValueError("a trained judge is a folder: set model to the one that `udasa judge train` wrote.")
+            if self.constitution:
+                raise ValueError("a trained judge reads no constitution; leave the constitution out.")
+        elif not self.constitution:
             raise ValueError("the constitution is empty; it needs at least one principle.")
         if len({p.id for p in self.constitution}) < len(self.constitution):
             raise ValueError("the constitution has two principles with one id.")
@@ -266,6 +275,11 @@ class Recipe:
     def judge_model(self) -> ModelSpec:
         """The judge: its own model, or the policy."""
         return self.judging.model or self.policy
+
+    @property
+    def judge_answers(self) -> tuple[str, ...]:
+        """The ids of the judge's answers, in the order of the column `acceptable`: principles, or members."""
+        return MEMBERS if self.judging.kind == "trained" else tuple(p.id for p in self.judging.constitution)
 
 
 _ADAPTER = TypeAdapter(Recipe)

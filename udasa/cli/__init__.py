@@ -7,11 +7,11 @@ import sys
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from udasa.cli import build, evaluate, release, train
+from udasa.cli import build, evaluate, judge, release, train
 from udasa.cli.terminal import app, err
 from udasa.errors import MissingExtraError, UserError
 
-__all__ = ["app", "build", "evaluate", "main", "release", "train"]
+__all__ = ["app", "build", "evaluate", "judge", "main", "release", "train"]
 
 
 def main() -> None:
