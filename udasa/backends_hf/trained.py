@@ -190,7 +190,7 @@ def load(folder: Path) -> TrainedJudge:
         with safe_open(path, framework="np") as file:
             encoder = json.loads((file.metadata() or {})["encoder"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-        spec = TypeAdapter(ModelSpec).validate_python(encoder["spec"])
+        spec = TypeAdapter(ModelSpec).validate_json(json.dumps(encoder["spec"]))
         head = _head(tensors)
     except (SafetensorError, KeyError, ValidationError) as error:
         raise UserError(refusal + f"{HEAD} holds something else ({error}).") from error
