@@ -45,8 +45,8 @@ def texts(name: str, *replies: str, **changes: Any) -> dict[str, Any]:
     return answered(name, *(reply(text, **changes) for text in replies))
 
 
-def score(*rows: Mapping[str, Any], entailer: Any = None, judge: Any = None) -> list[dict[str, Any]]:
-    scored = Scorer(entailer or Entailer(), judge or Judge())(responses(*rows))
+def score(*rows: Mapping[str, Any], entailer: Any = None, judge: Any = None, truth: Any = None) -> list[dict[str, Any]]:
+    scored = Scorer(entailer or Entailer(), judge or Judge(), truth=truth)(responses(*rows))
     assert scored.schema == schema.SCORED
     found: list[dict[str, Any]] = scored.to_pylist()
     return found
@@ -415,3 +415,28 @@ def test_hostile_rows_pass_through_a_real_entailer() -> None:
     for row in score(*hostile("some"), entailer=nli, judge=FakeJudge(CONSTITUTION)):
         assert all(0 <= one["semantic_uncertainty"] <= 1 for one in row["responses"])
         assert row["eigenscore"] is None
+
+
+# --- P(True)
+
+
+class Truth(Judge):
+    """Believes texts with `is` in them, more so where True is named first."""
+
+    def judge(self, exchanges: Sequence[Exchange], report: Report = ignore) -> Floats:
+        self.asked += [(exchange.messages, exchange.response) for exchange in exchanges]
+        p = [[[0.9, 0.7]] if "is" in e.response else [[0.2, 0.0]] for e in exchanges]
+        return np.array(p, dtype=np.float64).reshape(-1, 1, 2)
+
+
+def test_p_true_is_the_mean_doubt_of_both_orders_and_each_text_is_asked_once() -> None:
+    truth = Truth()
+    row = score(texts("p", "A is.", "Perhaps.", "", "A is."), truth=truth)[0]
+    found = column(row, "p_true")
+    assert found[2] is None
+    assert [found[i] for i in (0, 1, 3)] == pytest.approx([0.2, 0.9, 0.2])
+    assert [text for _, text in truth.asked] == ["A is.", "Perhaps."]
+
+
+def test_p_true_is_null_unless_it_is_asked_for() -> None:
+    assert column(score(texts("p", "A is.", "B is."))[0], "p_true") == [None, None]

@@ -42,7 +42,14 @@ def planted(path, num_topics=40, each=4):
             words = [str(w) for w in rng.choice(HARMFUL if bad else HARMLESS, size=2)]
             filler = str(rng.choice(TOPICS))
             score = 0.75 if bad else 0.25
-            rows.append([f"Tell me of topic {topic} now", f"The {words[0]} of {filler} is {words[1]}, case {topic} {i}", score, score])
+            rows.append(
+                [
+                    f"Tell me of topic {topic} now",
+                    f"The {words[0]} of {filler} is {words[1]}, case {topic} {i}",
+                    score,
+                    score,
+                ]
+            )
     return write(path, rows)
 
 
@@ -194,7 +201,7 @@ def test_features_are_the_mean_states_of_a_layer():
 
 def test_an_empty_response_is_refused():
     with pytest.raises(UserError, match="A response is empty"):
-        trained.load(judge_folder() / "judge").judge([exchange(" ")])
+        trained.load(judge_folder() / "judge").judge([exchange("")])
 
 
 def test_the_identity_is_the_heads_digest(tmp_path):

@@ -34,7 +34,7 @@ def claims(text: str) -> list[str]:
 
 
 class Scorer:
-    """The `scored` step: holds the entailer and the judge."""
+    """The `scored` step: holds the entailer, the judge and, if P(True) is asked for, the policy as its own."""
 
     def __init__(
         self,
@@ -43,21 +43,33 @@ class Scorer:
         clustering: uncertainty.Rule = "components",
         memory: Memory | None = None,
         context: bool = False,
+        truth: Judge | None = None,
     ) -> None:
-        """`memory`: where answers are kept; `context`: whether the entailer reads the prompt before each text."""
+        """Hold the models.
+
+        Args:
+            entailer: compares texts.
+            judge: reads the constitution.
+            clustering: the rule by which responses share a meaning.
+            memory: where answers are kept.
+            context: whether the entailer reads the prompt before each text.
+            truth: the policy as the judge of its own truth, for `p_true`; None leaves the column empty.
+        """
         self.entailer = entailer
         self.judge = judge
         self.clustering = clustering
         self.asker = Asker(entailer, memory)
         self.context = context
+        self.truth = truth
 
     def __call__(self, table: pa.Table, report: Report = ignore) -> pa.Table:
         """Return the table with every response scored, as `schema.SCORED`; reports prompts."""
         rows = schema.conform(table, schema.RESPONSES).to_pylist()
         ask = self._entailment(rows)
-        acceptable = self._judgements(rows, report)
+        acceptable = _judgements(self.judge, rows, report)
+        true = _judgements(self.truth, rows, ignore) if self.truth else {}
         embed = self.entailer.embed if isinstance(self.entailer, Embedder) else None
-        scored = [_score(row, self._about(row, ask), acceptable, embed, self.clustering) for row in rows]
+        scored = [_score(row, self._about(row, ask), acceptable, true, embed, self.clustering) for row in rows]
         return schema.conform(pa.Table.from_pylist(scored, schema.SCORED), schema.SCORED)
 
     def _entailment(self, rows: Iterable[Mapping[str, Any]]) -> Answers:
@@ -75,22 +87,24 @@ class Scorer:
     def _about(self, row: Mapping[str, Any], answers: Answers) -> Answers:
         return answers.after(before(row["messages"], self.context))
 
-    def _judgements(self, rows: Sequence[Mapping[str, Any]], report: Report) -> dict[tuple[str, str], Floats]:
-        """Judge every distinct response once; keyed by (prompt_id, text). An empty response is not judged."""
-        exchanges = {
-            (row["prompt_id"], r["text"]): Exchange(row["messages"], r["text"])
-            for row in rows
-            for r in row["responses"]
-            if r["text"]
-        }
-        share = _share(report, len(rows), len(exchanges))
-        return dict(zip(exchanges, self.judge.judge(list(exchanges.values()), share), strict=True))
+
+def _judgements(judge: Judge, rows: Sequence[Mapping[str, Any]], report: Report) -> dict[tuple[str, str], Floats]:
+    """Judge every distinct response once; keyed by (prompt_id, text). An empty response is not judged."""
+    exchanges = {
+        (row["prompt_id"], r["text"]): Exchange(row["messages"], r["text"])
+        for row in rows
+        for r in row["responses"]
+        if r["text"]
+    }
+    share = _share(report, len(rows), len(exchanges))
+    return dict(zip(exchanges, judge.judge(list(exchanges.values()), share), strict=True))
 
 
 def _score(
     row: Mapping[str, Any],
     ask: Answers,
     acceptable: Mapping[tuple[str, str], Floats],
+    true: Mapping[tuple[str, str], Floats],
     embed: Callable[[Sequence[str]], Floats] | None,
     clustering: uncertainty.Rule,
 ) -> dict[str, Any]:
@@ -108,7 +122,7 @@ def _score(
         "responses": [
             {
                 **response,
-                "p_true": None,
+                "p_true": _p_true(true.get((row["prompt_id"], response["text"]))),
                 "negative_logprob_mean": uncertainty.negative_logprob(response["logprob_mean"]),
                 "negative_logprob_sum": uncertainty.negative_logprob(response["logprob_sum"]),
                 **{name: values[i] for name, values in columns.items()},
@@ -206,6 +220,10 @@ def _value(acceptable: Floats | None) -> dict[str, Any]:
         "value_position_bias": uncertainty.value_position_bias(acceptable),
         "acceptable": acceptable.mean(axis=1).tolist(),
     }
+
+
+def _p_true(true: Floats | None) -> float | None:
+    return None if true is None else uncertainty.p_true(true[0], 1.0 - true[0])
 
 
 def _share(report: Report, total: int, parts: int) -> Callable[[int], None]:

@@ -150,7 +150,7 @@ class TrainedJudge:
         Raises:
             UserError: a response is empty; there is nothing to judge.
         """
-        if any(not exchange.response.strip() for exchange in exchanges):
+        if any(not exchange.response for exchange in exchanges):
             raise UserError("A response is empty; a trained judge judges texts only. Leave empty responses out.")
         acceptable = 1.0 - self.head.harm(self.features(exchanges, self.head.blocks, report))
         return np.repeat(acceptable[..., None], 2, axis=2)
