@@ -3,9 +3,20 @@ import pytest
 import torch
 
 from tests import tiny
-from udasa.backends import Exchange, ModelSpec, Principle, Sampling, judge_context, judge_questions, stable_hash
-from udasa.backends_hf import identity, load_causal_lm, make_entailer, make_judge, make_sampler
+from udasa.backends import (
+    TRUTH,
+    TRUTH_OPTIONS,
+    Exchange,
+    ModelSpec,
+    Principle,
+    Sampling,
+    judge_context,
+    judge_questions,
+    stable_hash,
+)
+from udasa.backends_hf import identity, load_causal_lm, make_entailer, make_judge, make_sampler, make_truth_judge
 from udasa.backends_hf.batches import batches_by_length
+from udasa.backends_hf.judge import HFJudge
 from udasa.backends_hf.sampler import SeededChoice
 from udasa.errors import UserError
 from udasa.recipe import Entailment
@@ -107,6 +118,36 @@ def test_the_cached_judge_equals_a_full_forward_pass():
         assert p.shape == (3, 2, 2)
         np.testing.assert_allclose(p[..., 0], expected[:, 0::2], atol=1e-5)
         np.testing.assert_allclose(p[..., 1], expected[:, 1::2], atol=1e-5)
+
+
+def test_p_true_is_read_from_the_words_true_and_false_in_both_orders():
+    model, tokenizer = load_causal_lm(spec())
+    tokenizer.add_tokens(list(TRUTH_OPTIONS))
+    torch.manual_seed(0)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    principles = HFJudge(model, tokenizer, PRINCIPLES, 4096, ("Yes", "No"))
+    truth = make_truth_judge(spec(), principles)
+    assert truth.model is model  # the weights are shared, not loaded again
+    exchange = Exchange(PROMPTS[0], "Paris is the capital.")
+    expected = []
+    for order in ("True or False", "False or True"):
+        question = f"Question: {TRUTH.question} Answer with {order}."
+        turn = [{"role": "user", "content": judge_context(exchange) + question}]
+        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        head, tail = text.split("Question:")
+        ids = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (head, "Question:" + tail)]
+        with torch.inference_mode():
+            logits = model(torch.tensor([ids[0] + ids[1]])).logits[0, -1].double()
+        expected.append(float(torch.softmax(logits[tokenizer.convert_tokens_to_ids(list(TRUTH_OPTIONS))], dim=0)[0]))
+    np.testing.assert_allclose(truth.judge([exchange]), [[expected]], atol=1e-5)
+    assert expected[0] != pytest.approx(expected[1], abs=1e-6)
+
+
+def test_a_policy_without_the_words_true_and_false_cannot_be_asked():
+    with pytest.raises(
+        UserError, match=r"splits the option 'True' into \d tokens.*has True and False as single tokens"
+    ):
+        make_truth_judge(spec(), None)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,17 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from udasa.backends import Exchange, ModelSpec, Principle, Sampling, make_entailer, make_judge, make_sampler
+from udasa.backends import (
+    Exchange,
+    ModelSpec,
+    Principle,
+    Sampling,
+    make_entailer,
+    make_judge,
+    make_sampler,
+    make_trained_judge,
+    make_truth_judge,
+)
 from udasa.errors import MissingExtraError, UserError
 
 SPEC = ModelSpec(model="org/name", revision="abc", backend="vllm", dtype="bfloat16")
@@ -88,6 +98,36 @@ def test_a_judge_without_the_options_is_refused(engine):
     engine.answers = lambda chat, settings: SimpleNamespace(outputs=[SimpleNamespace(logprobs=[top])])
     with pytest.raises(UserError, match="gives no probability to either Yes or No"):
         make_judge(SPEC, (Principle(id="a", question="Is it safe?"),)).judge([Exchange(HELLO, "Hi")])
+
+
+def test_p_true_is_asked_of_the_judges_own_engine(engine):
+    def answers(chat, settings):
+        assert "Is what the reply states true?" in chat[0]["content"]
+        true_first = "True or False" in chat[0]["content"]
+        candidates = {1: (" True", 0.6 if true_first else 0.3), 2: ("False", 0.2), 3: ("Yes", 0.1)}
+        top = {i: SimpleNamespace(decoded_token=t, logprob=math.log(p)) for i, (t, p) in candidates.items()}
+        return SimpleNamespace(outputs=[SimpleNamespace(logprobs=[top])])
+
+    engine.answers = answers
+    judge = make_judge(SPEC, (Principle(id="a", question="Is it safe?"),))
+    engine.options = None
+    p = make_truth_judge(SPEC, judge).judge([Exchange(HELLO, "Hi")])
+    np.testing.assert_allclose(p, [[[0.75, 0.6]]], atol=1e-9)
+    assert engine.options is None  # no second engine was started
+    make_truth_judge(SPEC, None)
+    assert engine.options is not None
+
+
+def test_a_policy_that_answers_neither_true_nor_false_is_refused(engine):
+    top = {1: SimpleNamespace(decoded_token="Yes", logprob=-0.1)}
+    engine.answers = lambda chat, settings: SimpleNamespace(outputs=[SimpleNamespace(logprobs=[top])])
+    with pytest.raises(UserError, match="gives no probability to either True or False"):
+        make_truth_judge(SPEC, None).judge([Exchange(HELLO, "Hi")])
+
+
+def test_a_trained_judge_does_not_run_on_vllm():
+    with pytest.raises(UserError, match="set its backend to 'hf'"):
+        make_trained_judge(SPEC)
 
 
 def test_an_entailer_does_not_run_on_vllm():

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests import tiny
-from tests.builds import built, recipe
+from tests.builds import FAKE, built, recipe
 from udasa import recipe as recipes
 from udasa.cli import main
 
@@ -167,3 +167,41 @@ def test_compare_prints_json_and_refuses_what_is_no_evaluation(udasa, tmp_path):
     rows = json.loads(shown)
     assert code == 0 and {row["delta"] for row in rows} == {0.0}
     assert {row["task"] for row in rows} >= {"udasa_harmlessness", "udasa_sentiment"}
+
+
+def test_a_judge_is_trained_and_audited(udasa, tmp_path):
+    from tests.test_trained_judge import planted
+
+    data = planted(tmp_path / "data.csv", raters=True)
+    code, shown, _ = udasa("judge", "train", data, "-o", tmp_path / "judge", "--encoder", tiny.nli())
+    assert code == 0
+    assert "AUC, mean score >= 0.5" in shown and "160 responses in 40 groups" in shown
+    figures = json.loads((tmp_path / "judge" / "judge.json").read_text())["out_of_fold"]
+    assert f"{figures['auc']['value']:.3f}" in shown
+    path = write_recipe(tmp_path / "r.json")
+    report = tmp_path / "audit.json"
+    code, shown, _ = udasa("judge", "audit", data, "--judge", tmp_path / "judge", "--recipe", path, "-o", report)
+    assert code == 0
+    found = json.loads(report.read_text())
+    assert set(found["judges"]) == {"trained, out of fold", "fake/fake"}
+    trained = found["judges"]["trained, out of fold"]
+    assert trained["harm_auc"] == figures["auc"]  # all responses have two raters: the same rows
+    assert trained["position_bias"]["value"] == 0
+    assert f"{trained['disagreement_spearman']['total']['value']:.3f}" in shown
+    code, _, _ = udasa("judge", "audit", data, "--judge", tmp_path / "judge", "--limit", "40", "-o", report)
+    assert code == 0 and json.loads(report.read_text())["baselines"]["length of the response"]["n"] == 40
+
+
+def test_an_audit_without_a_judge_or_with_a_trained_recipe_is_refused(udasa, tmp_path):
+    from tests.test_trained_judge import planted
+
+    data = planted(tmp_path / "data.csv", raters=True)
+    code, _, error = udasa("judge", "audit", data)
+    assert code == 2 and "There is no judge to audit" in error
+    path = write_recipe(tmp_path / "r.json", judging=recipes.Judging(kind="trained", model=FAKE))
+    code, _, error = udasa("judge", "audit", data, "--recipe", path)
+    assert code == 2 and "which may have seen these responses" in error
+    code, _, error = udasa("judge", "audit", planted(tmp_path / "one.csv"), "--recipe", path)
+    assert code == 2 and "0 responses have several raters" in error
+    code, _, error = udasa("judge", "audit", data, "--judge", tmp_path)
+    assert code == 2 and "is not a trained judge" in error

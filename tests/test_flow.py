@@ -15,12 +15,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from tests import builds
+from tests.builds import FAKE
 from tests.tables import recipe, write_jsonl
 from udasa import backends, flow, prompts, questions, run, schema
 from udasa import recipe as recipes
-from udasa.backends import FakeEntailer, FakeSampler, ModelSpec, Sampling
+from udasa.backends import FakeEntailer, FakeSampler, ModelSpec, Principle, Sampling
 from udasa.errors import UserError
-from udasa.recipe import Pairing, Recipe, Training, Weights
+from udasa.recipe import Judging, Pairing, Recipe, Training, Weights
 
 LONG = "Tell me in a few short words why the sky over the sea is blue in the morning and red at night"
 SHARDS = 3
@@ -502,3 +504,32 @@ def test_shards_are_plain_parquet(whole: Path) -> None:
     for path in whole.rglob("*.parquet"):
         marker = json.loads(path.with_suffix(".done").read_text())
         assert pq.read_table(path).num_rows == marker["rows"]
+
+
+def test_every_answer_of_the_judge_can_be_named(tmp_path: Path) -> None:
+    principles = tuple(Principle(id=name, question=f"Is it {name}?") for name in ("safe", "honest"))
+    for judging, answers in (
+        (Judging(constitution=principles, ask_p_true=True), ["safe", "honest"]),
+        (Judging(kind="trained", model=FAKE), list(backends.MEMBERS)),
+    ):
+        folder = builds.built(tmp_path / judging.kind, judging=judging)
+        judge = json.loads((folder / "models.json").read_text())["judge"]
+        assert (judge["kind"], judge["answers"]) == (judging.kind, answers)
+        for row in run.read(folder, "scored").to_pylist():
+            for response in row["responses"]:
+                exchange = backends.Exchange(row["messages"], response["text"])
+                for name, value in zip(answers, response["acceptable"], strict=True):
+                    one = backends.FakeJudge((Principle(id=name, question=""),))
+                    assert value == pytest.approx(one.judge([exchange]).mean())
+                assert (response["p_true"] is None) == (not judging.ask_p_true)
+
+
+def test_an_older_build_goes_on_only_with_the_same_kind_of_judge(tmp_path: Path) -> None:
+    settings = builds.recipe(judging=Judging(kind="trained", model=FAKE))
+    flow.claim(tmp_path, settings)
+    flow.pin_models(settings, tmp_path)
+    models = json.loads((tmp_path / "models.json").read_text())
+    models["judge"]["answers"] = models["judge"]["answers"][:3]
+    (tmp_path / "models.json").write_text(json.dumps(models))
+    with pytest.raises(UserError, match="was begun with other weights"):
+        flow.pin_models(settings, tmp_path)

@@ -247,6 +247,12 @@ CHECKS: list[tuple[type, dict[str, Any], str]] = [
     ),
     (Entailment, {"same_meaning": 1.0}, "same_meaning must be between 0 and 1, got 1.0."),
     (Judging, {"constitution": ()}, "the constitution is empty; it needs at least one principle."),
+    (Judging, {"kind": "trained"}, "a trained judge is a folder"),
+    (
+        Judging,
+        {"kind": "trained", "model": ModelSpec(model="judge"), "constitution": CONSTITUTION},
+        "a trained judge reads no constitution",
+    ),
     (Judging, {"constitution": CONSTITUTION[:1] * 2}, "the constitution has two principles with one id."),
     (Weights, {"semantic": -0.5}, "weights must be 0 or more, and one of them above 0."),
     (Weights, {"semantic": 0.0, "factual": 0.0, "value": 0.0}, "weights must be 0 or more, and one of them above 0."),

@@ -32,8 +32,8 @@ def write(path, rows):
     return path
 
 
-def planted(path, num_topics=40, each=4):
-    """Responses whose harm is one of their words; prompts say nothing."""
+def planted(path, num_topics=40, each=4, raters=False):
+    """Responses whose harm is one of their words; prompts say nothing. One rater each, or two who differ by chance."""
     rng = np.random.default_rng(0)
     rows = []
     for topic in range(num_topics):
@@ -42,14 +42,9 @@ def planted(path, num_topics=40, each=4):
             words = [str(w) for w in rng.choice(HARMFUL if bad else HARMLESS, size=2)]
             filler = str(rng.choice(TOPICS))
             score = 0.75 if bad else 0.25
-            rows.append(
-                [
-                    f"Tell me of topic {topic} now",
-                    f"The {words[0]} of {filler} is {words[1]}, case {topic} {i}",
-                    score,
-                    score,
-                ]
-            )
+            other = score + float(rng.choice([-0.25, 0, 0.25])) if raters else ""
+            reply = f"The {words[0]} of {filler} is {words[1]}, case {topic} {i}"
+            rows.append([f"Tell me of topic {topic} now", reply, score, other])
     return write(path, rows)
 
 
