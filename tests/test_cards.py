@@ -173,6 +173,18 @@ def test_a_judge_of_its_own_is_not_called_the_policy() -> None:
     assert "The model judges itself" not in dataset_card(models=models)
 
 
+def test_a_trained_judge_is_not_said_to_read_a_constitution() -> None:
+    models = made_manifest()["models"]
+    models["judge"] |= {"model": "runs/judge", "same_as_policy": False, "kind": "trained"}
+    plain, trained = dataset_card(), dataset_card(models=models)
+    for text in ("written constitution", "**Position bias of the judge.**", "No human label was used"):
+        assert text in plain
+        assert text not in trained
+    for text in ("trained on people's harm scores", "Human labels trained the judge", "must not score the evaluation"):
+        assert text in trained
+        assert text not in plain
+
+
 def test_a_stage_without_pairs_has_no_configuration_and_the_card_says_so() -> None:
     counts = made_manifest()["counts"]
     counts["stages"]["moderate"] = {"train": 0, "test": 0}
