@@ -155,11 +155,11 @@ def _blocks(num_layers: int) -> tuple[list[Block], list[tuple[int, ...]]]:
     """
     middle = sorted({max(1, round(num_layers / 3)), max(1, round(2 * num_layers / 3)), max(1, num_layers - 1)})
     layers = list(dict.fromkeys([*middle, num_layers]))
-    blocks = [Block(text=text, layer=layer) for text in ("response", "joint") for layer in layers]
+    blocks = [Block(text=text, layer=layer) for text in trained.TEXTS for layer in layers]
     sets = [
         tuple(i for i, block in enumerate(blocks) if block.layer in chosen and block.text in texts)
         for chosen in ((num_layers,), middle)
-        for texts in (("response",), ("response", "joint"))
+        for texts in (trained.TEXTS[:1], trained.TEXTS)
     ]
     return blocks, list(dict.fromkeys(sets))
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -28,6 +28,7 @@ HEAD = "head.safetensors"
 
 Text = Literal["response", "joint"]
 """What the encoder reads: the response alone, or the prompt and the response as a pair."""
+TEXTS: tuple[Text, ...] = get_args(Text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +62,14 @@ class Features:
         The prompt is the last user's turn.
         """
         out = np.empty((len(exchanges), len(blocks), self.model.config.hidden_size))
-        for text in dict.fromkeys(block.text for block in blocks):
-            columns = [i for i, block in enumerate(blocks) if block.text == text]
-            layers = [blocks[i].layer for i in columns]
-            encoded = [self._encode(exchange, text) for exchange in exchanges]
-            share = report if text == blocks[0].text else ignore
-            for rows in batches_by_length([len(e["input_ids"]) for e in encoded], self.spec.batch_tokens):
-                out[np.ix_(rows, columns)] = self._states([encoded[i] for i in rows], layers)
-                share(len(rows))
+        places = {text: [i for i, block in enumerate(blocks) if block.text == text] for text in TEXTS}
+        encoded = {text: [self._encode(e, text) for e in exchanges] for text, columns in places.items() if columns}
+        lengths = [max(len(e["input_ids"]) for e in row) for row in zip(*encoded.values(), strict=True)]
+        for rows in batches_by_length(lengths, self.spec.batch_tokens):
+            for text, rendered in encoded.items():
+                layers = [blocks[i].layer for i in places[text]]
+                out[np.ix_(rows, places[text])] = self._states([rendered[i] for i in rows], layers)
+            report(len(rows))
         unit: Floats = (out / np.linalg.norm(out, axis=2, keepdims=True)).astype(np.float32).astype(np.float64)
         return unit
 
