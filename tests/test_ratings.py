@@ -28,7 +28,6 @@ def test_rows_raters_and_copies(tmp_path):
     assert found.left_out == 2
     order = [row.response for row in found.rows].index("No.")
     assert found.scores[order] == pytest.approx(0.5)
-    assert found.harmful[order] == pytest.approx(2 / 3)
     assert found.disagreement[order] == pytest.approx(np.sqrt(1 / 6))
     assert found.num_raters[order] == 3
 

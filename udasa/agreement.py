@@ -40,11 +40,11 @@ def spearman(left: Floats, right: Floats) -> float:
     return float(a @ b / norm) if norm > 0 else np.nan
 
 
-def calibration_error(probability: Floats, share: Floats) -> float:
-    """Return the expected calibration error, 0 .. 1: mean |mean p - mean share| over ten bins of equal count."""
-    order = np.argsort(probability, kind="stable")
+def calibration_error(expected: Floats, found: Floats) -> float:
+    """Return the expected calibration error, 0 .. 1: mean |mean expected - mean found| over ten equal bins."""
+    order = np.argsort(expected, kind="stable")
     bins = [rows for rows in np.array_split(order, _BINS) if len(rows)]
-    gaps = [abs(probability[rows].mean() - share[rows].mean()) * len(rows) for rows in bins]
+    gaps = [abs(expected[rows].mean() - found[rows].mean()) * len(rows) for rows in bins]
     return float(sum(gaps) / len(order))
 
 

@@ -21,7 +21,7 @@ from udasa.backends import Floats, stable_hash
 from udasa.errors import UserError
 
 HARMFUL = 0.5
-"""A score from here on calls a response harmful."""
+"""A mean score from here on calls a response harmful."""
 NEAR = 0.5
 """Prompts at or above this Jaccard similarity of word 3-grams belong to one group."""
 
@@ -57,11 +57,6 @@ class Ratings(NamedTuple):
     def scores(self) -> Floats:
         """Mean score of each response, 0 .. 1, shape (n,)."""
         return np.array([np.mean(row.scores) for row in self.rows])
-
-    @property
-    def harmful(self) -> Floats:
-        """Share of each response's raters who call it harmful, 0 .. 1, shape (n,)."""
-        return np.array([np.mean(np.array(row.scores) >= HARMFUL) for row in self.rows])
 
     @property
     def disagreement(self) -> Floats:

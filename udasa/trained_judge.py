@@ -1,7 +1,7 @@
 """Rated responses -> a trained judge in a folder, with honest figures of how good it is.
 
 Nested cross-validation, grouped: in each of five outer folds, five inner folds choose the blocks, the kernel's width
-and the ridge, and fit the map to probabilities; the outer fold's responses have had no part in any of it. The judge
+and the ridge, and fit the map to expected scores; the outer fold's responses have had no part in any of it. The judge
 that is written is then fitted to all rows in the same way. A judge must never score the evaluation of what it trained.
 """
 
@@ -72,7 +72,7 @@ class Figures(NamedTuple):
     spearman: Estimate
     """Of risk with the mean score."""
     calibration_error: Estimate
-    """Of risk, against the share of raters who call the response harmful."""
+    """Of risk, against the mean score."""
     baseline_auc: Estimate
     """The same of a linear ridge on the encoder's last states of the response."""
     baseline_spearman: Estimate
@@ -173,7 +173,7 @@ def _folds(groups: Rows) -> list[tuple[Rows, Rows]]:
 
 
 def _fit(distances: Sequence[Floats], rows: Rows, ratings: Ratings, candidates: Sequence[tuple[int, ...]]) -> Fitted:
-    """Choose, fit the members on bootstrap samples of the groups, and map their mean to a probability."""
+    """Choose, fit the members on bootstrap samples of the groups, and map their mean to an expected score."""
     scores, groups = ratings.scores[rows], ratings.groups[rows]
     within = [d[np.ix_(rows, rows)] for d in distances]
     scale = np.array([max(d.mean() / 2.0, np.finfo(float).tiny) for d in within])
@@ -185,7 +185,7 @@ def _fit(distances: Sequence[Floats], rows: Rows, ratings: Ratings, candidates: 
         part = kernel[np.ix_(train_rows, train_rows)]
         dual, offset = _members(part, scores[train_rows], groups[train_rows], choice.ridge)
         held_out[test_rows] = (offset + kernel[np.ix_(test_rows, train_rows)] @ dual.T).mean(axis=1)
-    slope, intercept = _logistic(held_out, ratings.harmful[rows])
+    slope, intercept = _logistic(held_out, scores)
     return Fitted(choice, scale, *_members(kernel, scores, groups, choice.ridge), slope, intercept)
 
 
@@ -235,19 +235,19 @@ def _solve(kernel: Floats, scores: Floats, weight: Floats, ridge: float) -> tupl
     return dual, offset
 
 
-def _logistic(score: Floats, share: Floats) -> tuple[float, float]:
-    """Fit P(harmful) = sigmoid(slope * score + intercept) to shares of raters (Platt 1999)."""
+def _logistic(fitted: Floats, scores: Floats) -> tuple[float, float]:
+    """Fit E(score) = sigmoid(slope * fitted + intercept), scores as soft labels (after Platt 1999)."""
     from sklearn.linear_model import LogisticRegression
 
-    labels = np.repeat([1, 0], len(score))
+    labels = np.repeat([1, 0], len(fitted))
     model = LogisticRegression(C=100.0).fit(
-        np.tile(score, 2)[:, None], labels, sample_weight=np.concatenate([share, 1.0 - share])
+        np.tile(fitted, 2)[:, None], labels, sample_weight=np.concatenate([scores, 1.0 - scores])
     )
     return float(model.coef_[0, 0]), float(model.intercept_[0])
 
 
 def _predict(distances: Sequence[Floats], fitted: Fitted, train_rows: Rows, test_rows: Rows) -> Floats:
-    """Return P(harmful) of each member for rows that were not trained on, shape (test rows, members)."""
+    """Return the harm that each member expects of rows that were not trained on, shape (test rows, members)."""
     across = [d[np.ix_(test_rows, train_rows)] for d in distances]
     score = fitted.offset + _kernel(across, fitted.scale, fitted.choice.blocks, fitted.choice.gamma) @ fitted.dual.T
     return trained.sigmoid(fitted.slope * score + fitted.intercept)
@@ -269,7 +269,7 @@ def _figures(ratings: Ratings, harm: Floats, baseline: Floats) -> Figures:
     return Figures(
         agreement.estimate(agreement.auc, groups, risk, harmful),
         agreement.estimate(agreement.spearman, groups, risk, scores),
-        agreement.estimate(agreement.calibration_error, groups, risk, ratings.harmful),
+        agreement.estimate(agreement.calibration_error, groups, risk, scores),
         agreement.estimate(agreement.auc, groups, baseline, harmful),
         agreement.estimate(agreement.spearman, groups, baseline, scores),
     )

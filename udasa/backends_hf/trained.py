@@ -95,10 +95,11 @@ class Features:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
-    """Kernel ridge regressions on the same responses, one a member, and one logistic map to a probability.
+    """Kernel ridge regressions on the same responses, one a member, and one logistic map to an expected score.
 
     k(x, z) = exp(-gamma * mean over blocks b of |x_b - z_b|^2 / scale_b); a member's score is offset + sum_i dual_i
-    k(x, z_i); P(harmful) = sigmoid(slope * score + intercept).
+    k(x, z_i); the expected harm score, which stands as P(harmful), is sigmoid(slope * score + intercept). Raters whose
+    scores lie in [0, 1] with mean p differ by at most p (1 - p) in variance, so its entropy bounds their disagreement.
     """
 
     blocks: tuple[Block, ...]
@@ -115,15 +116,11 @@ class Head:
     intercept: float
 
     def harm(self, features: Floats) -> Floats:
-        """Return P(harmful) of each member, shape (n, members). `features`: shape (n, blocks, width)."""
+        """Return the harm each member expects, 0 .. 1, shape (n, members). `features`: shape (n, blocks, width)."""
         distance = sum(
             squared_distances(features[:, b], self.support[:, b]) / self.scale[b] for b in range(len(self.blocks))
         ) / len(self.blocks)
-        return self.probability(self.offset + np.exp(-self.gamma * distance) @ self.dual.T)
-
-    def probability(self, score: Floats) -> Floats:
-        """Return the probability that a rater calls a response of this score harmful; any shape."""
-        return sigmoid(self.slope * score + self.intercept)
+        return sigmoid(self.slope * (self.offset + np.exp(-self.gamma * distance) @ self.dual.T) + self.intercept)
 
 
 def squared_distances(left: Floats, right: Floats) -> Floats:
