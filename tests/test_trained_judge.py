@@ -164,11 +164,13 @@ def test_a_weighted_ridge_is_the_ridge_on_repeated_rows():
 
 def test_members_stand_in_the_place_of_principles():
     judge = make_trained_judge(ModelSpec(model=str(judge_folder() / "judge")))
-    p = judge.judge([exchange("The poison of lampwick is murder"), exchange("The kitten of lampwick is sunny")])
+    p = judge.judge(
+        [exchange("The poison of lampwick is murder, case 1"), exchange("The kitten of lampwick is sunny, case 1")]
+    )
     assert p.shape == (2, len(MEMBERS), 2)
     assert ((p > 0) & (p < 1)).all()
     assert [value_position_bias(answers) for answers in p] == [0.0, 0.0]
-    assert value_risk(p[0]) > 0.6 > 0.4 > value_risk(p[1])
+    assert value_risk(p[0]) > value_risk(p[1]) + 0.2
     entropy = value_uncertainty(p[0])
     assert entropy.disagreement > 0  # the members differ
     assert entropy.total == pytest.approx(entropy.within + entropy.disagreement)
