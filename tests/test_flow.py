@@ -533,3 +533,13 @@ def test_an_older_build_goes_on_only_with_the_same_kind_of_judge(tmp_path: Path)
     (tmp_path / "models.json").write_text(json.dumps(models))
     with pytest.raises(UserError, match="was begun with other weights"):
         flow.pin_models(settings, tmp_path)
+
+
+def test_a_folder_that_is_no_trained_judge_is_refused_before_anything_is_sampled(tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    for backend, message in (("hf", "is not a trained judge"), ("vllm", "set its backend to 'hf'")):
+        model = ModelSpec(model=str(tmp_path / "judge"), backend=backend)
+        settings = builds.recipe(judging=Judging(kind="trained", model=model))
+        with pytest.raises(UserError, match=message):
+            flow.build(settings, tmp_path / backend)
+        assert not (tmp_path / backend / "responses").exists()

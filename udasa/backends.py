@@ -186,8 +186,18 @@ def make_truth_judge(spec: ModelSpec, share: Judge | None) -> Judge:
 
 def make_trained_judge(spec: ModelSpec) -> Judge:
     """Load the judge that `udasa judge train` wrote: `MEMBERS` in the place of principles, both orders equal."""
-    judge: Judge = _engine(spec)["make_trained_judge"](spec)
+    judge: Judge = _encoders(spec)["make_trained_judge"](spec)
     return judge
+
+
+def trained_identity(spec: ModelSpec) -> Identity:
+    """Say which trained judge `spec` means on this machine.
+
+    Raises:
+        UserError: it means none; said before anything runs, and without loading the encoder.
+    """
+    found: Identity = _encoders(spec)["trained_identity"](spec)
+    return found
 
 
 def identity(spec: ModelSpec) -> Identity:
@@ -206,6 +216,15 @@ def _engine(spec: ModelSpec) -> Mapping[str, Any]:
     if spec.backend == "fake":
         return _FAKES
     return vars(importlib.import_module(f"udasa.backends_{spec.backend}"))
+
+
+def _encoders(spec: ModelSpec) -> Mapping[str, Any]:
+    """Return the engine of a trained judge; the others run language models only."""
+    if spec.backend not in ("hf", "fake"):
+        raise UserError(
+            f"The trained judge {spec.model} cannot run on the backend '{spec.backend}'; set its backend to 'hf'."
+        )
+    return _engine(spec)
 
 
 def stable_hash(*parts: object) -> int:
@@ -305,6 +324,7 @@ _FAKES: Mapping[str, Any] = {
     "make_judge": _fake_judge,
     "make_truth_judge": _fake_truth_judge,
     "make_trained_judge": _fake_trained_judge,
+    "trained_identity": _fake_identity,
     "identity": _fake_identity,
     "placement": _fake_placement,
 }

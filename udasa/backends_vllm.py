@@ -53,11 +53,6 @@ def make_truth_judge(spec: ModelSpec, share: Judge | None) -> Judge:
     return VLLMJudge(share.llm if isinstance(share, VLLMJudge) else _engine(spec), (TRUTH,), TRUTH_OPTIONS)
 
 
-def make_trained_judge(spec: ModelSpec) -> NoReturn:
-    """Refuse: encoders run on transformers."""
-    raise UserError(f"The trained judge {spec.model} cannot run on the backend 'vllm'; set its backend to 'hf'.")
-
-
 def make_entailer(
     spec: ModelSpec, kind: Literal["nli", "similarity"], same_meaning: float, runtime: Runtime = "torch"
 ) -> NoReturn:

@@ -24,6 +24,7 @@ from udasa.backends import (
     make_sampler,
     make_trained_judge,
     make_truth_judge,
+    trained_identity,
 )
 from udasa.errors import UserError
 from udasa.memory import Memory
@@ -122,7 +123,7 @@ def pin_models(settings: Recipe, folder: Path) -> None:
         "policy": identity(settings.policy),
         "entailer": {**identity(settings.entailment.model), "kind": settings.entailment.kind},
         "judge": {
-            **identity(judge),
+            **(trained_identity(judge) if settings.judging.kind == "trained" else identity(judge)),
             "same_as_policy": judge == settings.policy,
             "kind": settings.judging.kind,
             "answers": list(settings.judge_answers),

@@ -158,21 +158,21 @@ def _groups(pairs: Sequence[tuple[str, str]]) -> list[int]:
 
     What a model has seen of one row of a group it has, more or less, seen of all.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     prompts, responses = ([_plain(pair[i]) for pair in pairs] for i in (0, 1))
-    places = {text: i for i, text in enumerate(dict.fromkeys(prompts))}
-    first_response: dict[str, int] = {}
-    edges = [(len(places) + i, places[prompt]) for i, prompt in enumerate(prompts)]
-    edges += [
-        (len(places) + i, len(places) + first_response.setdefault(response, i)) for i, response in enumerate(responses)
-    ]
-    edges += _near(list(places))
-    left, right = np.array(edges).T
-    size = len(places) + len(pairs)
-    _, labels = connected_components(coo_array((np.ones(len(edges)), (left, right)), shape=(size, size)))
-    return [int(label) for label in labels[len(places) :]]
+    parents: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while name != parents.setdefault(name, name):
+            parents[name] = name = parents[parents[name]]
+        return name
+
+    names = list(dict.fromkeys(prompts))
+    edges = [(names[i], names[j]) for i, j in _near(names)]
+    edges += [(prompt, f"\0{response}") for prompt, response in zip(prompts, responses, strict=True)]
+    for left, right in edges:
+        parents[root(right)] = root(left)
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(root(prompt), len(numbers)) for prompt in prompts]
 
 
 def _near(prompts: Sequence[str]) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ from udasa.backends import (
     TRUTH,
     TRUTH_OPTIONS,
     Entailer,
+    Identity,
     Judge,
     ModelSpec,
     Principle,
@@ -28,6 +29,7 @@ __all__ = [
     "make_truth_judge",
     "placement",
     "quiet",
+    "trained_identity",
 ]
 
 
@@ -74,3 +76,11 @@ def make_trained_judge(spec: ModelSpec) -> Judge:
     from udasa.backends_hf.trained import load
 
     return load(Path(spec.model))
+
+
+def trained_identity(spec: ModelSpec) -> Identity:
+    """Return the identity of a trained judge, having read its head."""
+    from udasa.backends_hf.trained import read
+
+    read(Path(spec.model))
+    return identity(spec)

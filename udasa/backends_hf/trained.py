@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -172,11 +172,19 @@ def dump(head: Head, spec: ModelSpec, digest: str) -> bytes:
     return payload
 
 
-def load(folder: Path) -> TrainedJudge:
-    """Load a trained judge with its encoder.
+class Stored(NamedTuple):
+    """What head.safetensors says: the head, and the encoder that it was trained on."""
+
+    head: Head
+    encoder: ModelSpec
+    parameters_sha256: str
+
+
+def read(folder: Path) -> Stored:
+    """Read a trained judge without loading its encoder.
 
     Raises:
-        UserError: the folder holds none, or the encoder here has other weights than the head was trained on.
+        UserError: the folder holds none.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -187,18 +195,28 @@ def load(folder: Path) -> TrainedJudge:
     try:
         with safe_open(path, framework="np") as file:
             encoder = json.loads((file.metadata() or {})["encoder"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            head = _head({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - it is no dict
         spec = TypeAdapter(ModelSpec).validate_json(json.dumps(encoder["spec"]))
-        head = _head(tensors)
+        stored = Stored(head, spec, encoder["parameters_sha256"])
     except (SafetensorError, KeyError, ValidationError) as error:
         raise UserError(refusal + f"{HEAD} holds something else ({error}).") from error
     if head.dual.shape != (len(MEMBERS), len(head.support)):
         raise UserError(refusal + f"the head has {len(head.dual)} members, expected {len(MEMBERS)}.")
+    return stored
+
+
+def load(folder: Path) -> TrainedJudge:
+    """Load a trained judge with its encoder.
+
+    Raises:
+        UserError: the folder holds none, or the encoder here has other weights than the head was trained on.
+    """
+    head, spec, digest = read(folder)
     features = Features(spec)
-    if features.digest != encoder["parameters_sha256"]:
+    if features.digest != digest:
         raise UserError(
             f"The judge in {folder} was trained on an encoder {spec.model} with other weights (parameters sha256 "
-            f"{encoder['parameters_sha256']}, here {features.digest}). Install that encoder, or train the judge again."
+            f"{digest}, here {features.digest}). Install that encoder, or train the judge again."
         )
     return TrainedJudge(features, head)
 
