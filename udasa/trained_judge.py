@@ -215,13 +215,15 @@ def _kernel(distances: Sequence[Floats], scale: Floats, blocks: Sequence[int], g
 
 
 def _members(kernel: Floats, scores: Floats, groups: Rows, ridge: float) -> tuple[Floats, Floats]:
-    """Fit every member to its own bootstrap sample of the groups; returns dual (members, n) and offset (members,)."""
+    """Fit each member under its own weights of the groups; returns dual (members, n) and offset (members,).
+
+    Weights are exponential draws: the Bayesian bootstrap (Rubin 1981), in which no row is left out.
+    """
     _, place = np.unique(groups, return_inverse=True)
-    size = int(place.max()) + 1
     fits = []
     for member in range(len(MEMBERS)):
-        drawn = np.random.default_rng(member).integers(size, size=size)
-        fits.append(_solve(kernel, scores, np.bincount(drawn, minlength=size)[place].astype(np.float64), ridge))
+        weight = np.random.default_rng(member).exponential(size=place.max() + 1)
+        fits.append(_solve(kernel, scores, weight[place], ridge))
     return np.stack([dual for dual, _ in fits]), np.array([offset for _, offset in fits])
 
 

@@ -1,8 +1,9 @@
 """A judge trained on people's harm scores: a frozen encoder's states and a kernel head of several members.
 
 Exchanges -> P(acceptable) of each member, as a `Judge` whose members stand in the place of principles. A member is the
-same head fitted to another bootstrap sample of the training groups, so that the split of the predictive entropy says:
-within = what every member finds uncertain (aleatoric), disagreement = what the training data leave open (epistemic).
+same head fitted under other weights of the training groups (Bayesian bootstrap), so that the split of the predictive
+entropy says: within = what every member finds uncertain (aleatoric), disagreement = what the training data leave open
+(epistemic).
 It names no options, so both option orders are equal and there is no position bias.
 
 folder/head.safetensors  everything that judging needs; its sha256 is the judge's identity
