@@ -49,9 +49,7 @@ def calibrate(scored: pa.Table, weights: Weights) -> pl.DataFrame:
 
 def pair(responses: pl.DataFrame, pairing: Pairing, seed: int) -> Paired:
     """Pick chosen and rejected of every prompt; `responses` as `calibrate` returns them."""
-    rows = responses.with_columns(
-        normal=pl.col("text").str.normalize("NFKC").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
-    ).with_columns(complete=_complete(pairing))
+    rows = responses.with_columns(normal=normal(pl.col("text"))).with_columns(complete=_complete(pairing))
     usable = rows.filter(pl.col("complete") & pl.col("u").is_not_null())
     chosen = (
         usable.filter(pl.col("value_risk") <= pairing.risk_ceiling)
@@ -69,6 +67,11 @@ def pair(responses: pl.DataFrame, pairing: Pairing, seed: int) -> Paired:
         .unique("prompt_id", keep="first", maintain_order=True)
     )
     return Paired(_join(chosen, rejected), _outcomes(rows, chosen, candidates, rejected))
+
+
+def normal(text: pl.Expr) -> pl.Expr:
+    """Return a text as it is compared: two that differ only in case, white space or Unicode form are one."""
+    return text.str.normalize("NFKC").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
 
 
 def _complete(pairing: Pairing) -> pl.Expr:

@@ -22,7 +22,8 @@ from udasa.recipe import Recipe, Source, bundled_path
 
 _ROLES = ("system", "user", "assistant")
 _PERMUTATIONS = 128
-_SHINGLE = 3
+SHINGLE = 3
+"""Words in a row that are compared; a shorter text is compared as a whole."""
 _PAUSES = str.maketrans(dict.fromkeys(".,;:!?…\"'()[]«»“”‘’¿¡。，、？！", " "))
 """Marks that do not make another prompt; any other sign does (C and C++, 3 + 5 and 3 - 5)."""
 
@@ -72,30 +73,37 @@ def normalise(text: str) -> str:
 
 
 class _NearDuplicates:
-    """MinHash over word 3-grams of the user's turns: finds an earlier prompt of about this Jaccard similarity."""
+    """Finds an earlier prompt of at least this Jaccard similarity of word 3-grams, through a MinHash index."""
 
     def __init__(self, threshold: float) -> None:
-        # 32 bands of 4: an index that misses hardly any; `find_or_add` checks every candidate.
+        # 32 bands of 4: at 0.8 the index misses 5 in 100 million; `find_or_add` compares every candidate exactly.
         self.index = MinHashLSH(num_perm=_PERMUTATIONS, params=(32, 4))
-        self.sketches: dict[str, MinHash] = {}
+        self.texts: dict[str, str] = {}
         self.threshold = threshold
 
     def find_or_add(self, row: Mapping[str, Any]) -> str | None:
         """Return the id of an earlier near-duplicate, or add this prompt and return None."""
+        text = " ".join(m["content"] for m in row["messages"] if m["role"] != "system")
+        found = _shingles(text)
         sketch = MinHash(num_perm=_PERMUTATIONS, seed=1)
-        sketch.update_batch([shingle.encode() for shingle in _shingles(row["messages"])])
+        sketch.update_batch([shingle.encode() for shingle in found])
         for candidate in sorted(self.index.query(sketch)):
-            if self.sketches[candidate].jaccard(sketch) >= self.threshold:
+            earlier = _shingles(self.texts[candidate])
+            if len(found & earlier) / len(found | earlier) >= self.threshold:
                 return str(candidate)
         self.index.insert(row["prompt_id"], sketch)
-        self.sketches[row["prompt_id"]] = sketch
+        self.texts[row["prompt_id"]] = text
         return None
 
 
-def _shingles(messages: Sequence[Message]) -> set[str]:
-    text = " ".join(m["content"] for m in messages if m["role"] != "system")
-    words = text.casefold().translate(_PAUSES).split() or text.split()
-    return {" ".join(words[i : i + _SHINGLE]) for i in range(max(1, len(words) - _SHINGLE + 1))}
+def words(text: str) -> list[str]:
+    """Return the words that near-duplicates are told by: case folded, without pauses; a text of pauses keeps them."""
+    return text.casefold().translate(_PAUSES).split() or text.split()
+
+
+def _shingles(text: str) -> set[str]:
+    found = words(text)
+    return {" ".join(found[i : i + SHINGLE]) for i in range(max(1, len(found) - SHINGLE + 1))}
 
 
 def _rows(source: Source, recipe: Recipe) -> Iterator[dict[str, Any]]:
@@ -173,8 +181,17 @@ def _read(source: Source) -> _Read:
     if not path.is_file():
         raise UserError(f"Source '{source.name}': there is no file at {path}. Give a .jsonl, .parquet or .csv file.")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    lines = _read_jsonl(source.name, path) if path.suffix == ".jsonl" else _read_table(source.name, path)
+    lines = read_rows(source.name, path)
     return _Read(lines, list(dict.fromkeys(key for line in lines for key in line)), f"sha256:{digest}")
+
+
+def read_rows(name: str, path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a .jsonl, .parquet or .csv file; `name` is what the messages call it.
+
+    Raises:
+        UserError: the file is of another kind, or cannot be read.
+    """
+    return _read_jsonl(name, path) if path.suffix == ".jsonl" else _read_table(name, path)
 
 
 def _read_jsonl(name: str, path: Path) -> list[dict[str, Any]]:
