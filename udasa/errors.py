@@ -11,6 +11,10 @@ class UserError(ValueError):
     """
 
 
+class LimitError(UserError):
+    """A limit of the recipe does not hold, so that the work was stopped; the command line exits with 1."""
+
+
 class MissingExtraError(ImportError):
     """An optional dependency is not installed; the message gives the pip command."""
 

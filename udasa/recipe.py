@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from udasa import resources
 from udasa.backends import MEMBERS, STRICT, ModelSpec, Principle, Runtime, Sampling
 from udasa.errors import UserError
+from udasa.limits import Lint, Planted
 
 Task = Literal["harmlessness", "helpfulness", "truthfulness", "sentiment"]
 Domain = Literal["general", "health", "law", "technical"]
@@ -248,6 +249,10 @@ class Recipe:
     """How pairs become stages and splits."""
     training: Training = Training()
     """Staged DPO; not part of the build."""
+    lint: Lint = Lint()
+    """The audit; it can fail a build, and changes no row."""
+    planted: Planted = Planted()
+    """Questions with a known answer; they can fail a build, and change no row."""
     system: str | None = None
     """System message put before every prompt that has none."""
     near_duplicate: float = 0.8
@@ -411,6 +416,8 @@ _OWNERS: dict[str, type[Any]] = {
     "pairing": Pairing,
     "staging": Staging,
     "training": Training,
+    "lint": Lint,
+    "planted": Planted,
     "constitution": Principle,
     "fixed_reference": ModelSpec,
     "model": ModelSpec,

@@ -1,0 +1,139 @@
+"""A build's tables -> findings: an audit of the labels, each finding with a count, a value, a limit and examples.
+
+lint(pairs, scored, ledger, recipe)
+-> [Finding(name="longer-chosen", count=26, total=43, value=0.605, low=0.456, high=0.736, threshold=None, ...), ...]
+
+docs/lint.md says what each finding means.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from udasa import run
+from udasa.errors import LimitError
+from udasa.limits import LIMITS, Lint
+from udasa.lint.evaluation import Evaluation, read_evaluation
+from udasa.lint.finding import Finding, share, unchecked
+from udasa.lint.labels import label_findings
+from udasa.lint.overlap import overlap_findings
+from udasa.recipe import Recipe
+
+__all__ = ["CountTokens", "Evaluation", "Finding", "disagreements", "fail_on_limits", "lint", "read_evaluation"]
+
+CountTokens = Callable[[Sequence[Sequence[Mapping[str, str]]]], Sequence[int]]
+"""Conversations -> their lengths in tokens, as the trainer cuts them."""
+
+_DIGITS = 1e-9
+
+
+def lint(
+    pairs: pl.DataFrame,
+    scored: pl.DataFrame,
+    ledger: pl.DataFrame,
+    settings: Recipe,
+    evaluation: Evaluation | None = None,
+    count_tokens: CountTokens | None = None,
+) -> list[Finding]:
+    """Return every finding, sorted by name: a pure function of the tables' rows in any order.
+
+    Args:
+        pairs: as `schema.PAIRS`.
+        scored: as `schema.SCORED`.
+        ledger: as `schema.LEDGER`.
+        settings: the recipe, with its limits.
+        evaluation: what the pairs must not overlap with; default: the bundled suite and the recipe's.
+        count_tokens: the trainer's tokenizer; without it one finding is not checked, and says so.
+    """
+    limits = {name.replace("_", "-"): limit for name, limit in _limits(settings.lint).items()}
+    rows = _with_texts(pairs)
+    evaluation = evaluation or read_evaluation(settings.lint.evaluation)
+    findings = [
+        *label_findings(rows, scored, ledger, settings, limits),
+        *overlap_findings(rows, evaluation, settings, limits),
+        _over_max_length(pairs, settings, limits, count_tokens),
+    ]
+    return sorted(findings, key=lambda finding: finding.name)
+
+
+def fail_on_limits(findings: Iterable[Finding], then: str) -> None:
+    """Raise if a finding is beyond its limit.
+
+    Raises:
+        LimitError: every such finding with its value, its limit and examples, and `then`, which says what to do.
+    """
+    if failed := [finding for finding in findings if finding.failed]:
+        told = " ".join(
+            f"{f.name} is {f.value:.4g}, the limit {f.threshold:g}: {f.detail}"
+            + (f" For example {', '.join(f.examples)}." if f.examples else "")
+            for f in failed
+        )
+        raise LimitError(f"The audit fails. {told} {then}")
+
+
+def disagreements(stored: Iterable[Mapping[str, Any]], found: Iterable[Finding]) -> list[str]:
+    """Return what a release's stored findings say and its tables do not; one line a finding.
+
+    Findings that hang on models, on a tokenizer or on other evaluation data than was found now are left out, and so
+    are names that this version does not know.
+    """
+    now = {finding.name: finding.to_json() for finding in found}
+    lines = []
+    for old in stored:
+        new = now.get(old["name"])
+        if new is None or new["name"] == "over-max-length" or _evaluation_of(old) != _evaluation_of(new):
+            continue
+        wrong = [key for key in new if key != "detail" and not _same(old.get(key), new[key])]
+        lines += [f"{old['name']}: {key} is {new[key]}, not {old.get(key)}" for key in wrong]
+    return lines
+
+
+def _evaluation_of(finding: Mapping[str, Any]) -> str:
+    """Return the digest of the evaluation data that a finding is against, or nothing."""
+    _, found, after = finding["detail"].rpartition("sha256 ") if finding["name"].startswith("evaluation-") else ("",) * 3
+    return after if found else ""
+
+
+def _same(old: Any, new: Any) -> bool:
+    if isinstance(old, float) and isinstance(new, float):
+        return abs(old - new) <= _DIGITS
+    return bool(old == new)
+
+
+def _limits(settings: Lint) -> dict[str, float | None]:
+    return {name: getattr(settings, name) for name in LIMITS}
+
+
+def _with_texts(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Return the pairs without their conversations, with the text of the prompt's turns and of both replies."""
+    turns = pl.element().filter(pl.element().struct.field("role") != "system").struct.field("content")
+    reply = {f"{side}_text": pl.col(side).list.last().struct.field("content").fill_null("") for side in _SIDES}
+    texts = pairs.with_columns(prompt_text=pl.col("prompt").list.eval(turns).list.join(" ").fill_null(""), **reply)
+    return texts.drop("prompt", *_SIDES)
+
+
+_SIDES = ("chosen", "rejected")
+
+
+def _over_max_length(
+    pairs: pl.DataFrame, settings: Recipe, limits: Mapping[str, float | None], count_tokens: CountTokens | None
+) -> Finding:
+    name, limit = "over-max-length", settings.training.max_length
+    if count_tokens is None:
+        return unchecked(name, limits, "no tokenizer was given (udasa lint --tokenizer MODEL).")
+    tokens = {
+        side: count_tokens([prompt + reply for prompt, reply in pairs.select("prompt", side).iter_rows()])
+        for side in _SIDES
+    }
+    longest = pairs.select("prompt_id", tokens=pl.max_horizontal(*(pl.Series(tokens[side], dtype=pl.Int64) for side in _SIDES)))
+    most = longest["tokens"].max()
+    return share(
+        name,
+        longest,
+        pl.col("tokens") > limit,
+        limits,
+        f"{{count}} of {{total}} pairs have a side of more than {limit} tokens (training.max_length) and are cut there; "
+        f"the longest has {most}.",
+        exact=True,
+    )
