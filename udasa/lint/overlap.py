@@ -170,8 +170,12 @@ def _sharing(texts: pl.Series, evaluation: pl.Series, n: int) -> Rows:
     An evaluation text of fewer words counts where a text is the same words and no more.
     """
     theirs = np.unique(np.concatenate([np.empty(0, np.uint64), *(g.hashes for g in ngrams(evaluation, n))]))
-    found = [rows[np.isin(hashes, theirs)] for rows, hashes in ngrams(texts, n)]
-    return np.unique(np.concatenate([np.empty(0, np.int64), *found]))
+    found = [np.empty(0, np.int64)]
+    if len(theirs):
+        for rows, hashes in ngrams(texts, n):
+            nearest = theirs[np.minimum(np.searchsorted(theirs, hashes), len(theirs) - 1)]
+            found.append(rows[nearest == hashes])
+    return np.unique(np.concatenate(found))
 
 
 def ngrams(texts: pl.Series, n: int) -> Iterator[Grams]:
