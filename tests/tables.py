@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from udasa import schema
 from udasa.backends import ModelSpec, Principle, Sampling
+from udasa.limits import Planted
 from udasa.prompts import prompt_id
 from udasa.recipe import Entailment, Judging, Recipe, Source
 
@@ -85,10 +86,11 @@ def write_jsonl(path: Path, *rows: Any) -> Path:
 
 
 def recipe(*paths: Path, **changes: Any) -> Recipe:
-    """A recipe of fakes that reads these files."""
+    """A recipe of fakes that reads these files, and asks nothing beside them."""
     sources = tuple(Source(name=path.stem, task="helpfulness", path=str(path)) for path in paths)
     values: dict[str, Any] = {"name": "hand", "sources": sources, "policy": FAKE, "sampling": Sampling(k=4)}
     values |= {"judging": Judging(constitution=CONSTITUTION), "entailment": Entailment(model=FAKE)}
+    values |= {"planted": Planted(path=None)}
     return Recipe(**(values | changes))
 
 

@@ -1,6 +1,6 @@
 """The build on one page: sources -> prompts -> responses -> scored -> pairs, in a folder that can be resumed.
 
-<folder>/recipe.json  models.json  prompts/  dropped/  responses/  scored/  answers.sqlite  pairs/  ledger/
+<folder>/recipe.json  models.json  planted.json  prompts/  dropped/  responses/  scored/  answers.sqlite  pairs/  ledger/
          build.json (written last)
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from udasa import __version__, pairs, prompts, recipe, run, schema, stages
+from udasa import __version__, lint, pairs, prompts, recipe, run, schema, stages
 from udasa.backends import (
     Judge,
     identity,
@@ -27,6 +27,7 @@ from udasa.backends import (
     trained_identity,
 )
 from udasa.errors import UserError
+from udasa.lint import planted
 from udasa.memory import Memory
 from udasa.questions import fingerprint
 from udasa.recipe import Recipe
@@ -48,11 +49,13 @@ def build(settings: Recipe, folder: Path, progress: Progress = silent, answers: 
 
     Raises:
         UserError: the folder holds another recipe's build, or the recipe's sources or models do not fit.
+        LimitError: a planted question is answered too badly to begin, or the audit fails; what is done is kept.
     """
     claim(folder, settings)
     if not is_finished(settings, folder):
         pin_models(settings, folder)
         collect_prompts(settings, folder)
+        plant(settings, folder)
         for source, step in steps(settings, answers or folder / ANSWERS):
             run_local(folder, source, step, progress)
         pair_and_stage(settings, folder)
@@ -91,7 +94,7 @@ def load_judges(settings: Recipe) -> tuple[Judge, Judge | None]:
 
 
 def claim(folder: Path, settings: Recipe) -> None:
-    """Take the folder for this recipe; training settings may differ, since they do not touch the data.
+    """Take the folder for this recipe; settings of training and of the audit may differ: they do not touch the rows.
 
     Raises:
         UserError: another recipe's build is there (the fields that differ are named), or something else is.
@@ -99,7 +102,8 @@ def claim(folder: Path, settings: Recipe) -> None:
     path = folder / "recipe.json"
     if path.is_file():
         found = recipe.from_json(path.read_text(encoding="utf-8"), origin=str(path))
-        found = dataclasses.replace(found, training=settings.training)
+        kept = {name: getattr(settings, name) for name in ("training", "lint", "planted")}
+        found = dataclasses.replace(found, **kept)
         if changed := recipe.differences(found, settings):
             raise UserError(
                 f"{folder} holds a build of another recipe; these fields differ: {'; '.join(changed)}. "
@@ -151,14 +155,48 @@ def collect_prompts(settings: Recipe, folder: Path) -> None:
     run.write_shard(dropped, found.dropped)
 
 
+def plant(settings: Recipe, folder: Path) -> None:
+    """Ask the entailer and the judge the planted questions, once, before hours go into sampling.
+
+    Raises:
+        LimitError: one of them is below its floor.
+    """
+    if settings.planted.path is None:
+        return
+    questions, path = planted.read_questions(settings.planted.path), folder / planted.FILE
+    asked = planted.digest(settings.planted.path)
+    answers = planted.read_answers(path, asked)
+    if answers is None:
+        score = next(step for _, step in steps(settings, folder / ANSWERS) if step.name == "scored").make()
+        answers = planted.ask(questions, score)
+        run.write_file(path, planted.to_bytes(asked, answers))
+    lint.fail_on_limits(
+        planted.planted_findings(answers, settings.planted),
+        "Nothing was sampled. Use better models in a new folder, or set planted.entailer_floor and planted.judge_floor "
+        "to what you accept and run it again.",
+    )
+
+
 def pair_and_stage(settings: Recipe, folder: Path) -> None:
-    """Pair and stage the whole build from its stored scores, and write the summary that completes it."""
+    """Pair and stage the whole build from its stored scores, audit it, and write the summary that completes it.
+
+    Raises:
+        LimitError: the audit fails; the rows are kept, without a summary.
+    """
+    (folder / "build.json").unlink(missing_ok=True)
     responses = pairs.calibrate(run.read(folder, "scored"), settings.weights)
     paired = pairs.pair(responses, settings.pairing, settings.seed)
     staged = stages.stage(paired.pairs, settings.staging, settings.seed)
     run.write_shard(folder / "pairs" / "00000.parquet", staged.pairs)
     run.write_shard(folder / "ledger" / "00000.parquet", _ledger(folder, paired.outcomes))
+    findings = lint.audit_build(settings, folder)
+    lint.fail_on_limits(
+        findings,
+        f"Every row is kept: `udasa lint {folder}` shows all findings. Build from better sources into a new folder, or "
+        "change the recipe's `lint` and run it again; no model runs anew.",
+    )
     summary = {
+        "findings": [finding.to_json() for finding in findings],
         "recipe_digest": recipe.digest(settings),
         "thresholds": staged.thresholds._asdict(),
         "models": json.loads((folder / "models.json").read_text(encoding="utf-8")),

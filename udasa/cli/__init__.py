@@ -7,15 +7,15 @@ import sys
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from udasa.cli import build, evaluate, judge, release, train
+from udasa.cli import build, evaluate, judge, lint, release, train
 from udasa.cli.terminal import app, err
 from udasa.errors import LimitError, MissingExtraError, UserError
 
-__all__ = ["app", "build", "evaluate", "judge", "main", "release", "train"]
+__all__ = ["app", "build", "evaluate", "judge", "lint", "main", "release", "train"]
 
 
 def main() -> None:
-    """Run the command line; exit 2 on the user's mistakes, 1 on a failure of the machine or a limit that does not hold."""
+    """Run the command line; exit 2 on the user's mistakes, 1 on a failure of the machine or of a limit."""
     logging.getLogger("udasa").addHandler(RichHandler(console=err, show_path=False, show_time=False, show_level=False))
     logging.getLogger("udasa").setLevel(logging.INFO)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL has no argument for it

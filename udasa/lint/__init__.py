@@ -7,6 +7,7 @@ docs/lint.md says what each finding means.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -14,13 +15,23 @@ import polars as pl
 from udasa import run
 from udasa.errors import LimitError
 from udasa.limits import LIMITS, Lint
+from udasa.lint import planted
 from udasa.lint.evaluation import Evaluation, read_evaluation
 from udasa.lint.finding import Finding, share, unchecked
 from udasa.lint.labels import label_findings
 from udasa.lint.overlap import overlap_findings
 from udasa.recipe import Recipe
 
-__all__ = ["CountTokens", "Evaluation", "Finding", "disagreements", "fail_on_limits", "lint", "read_evaluation"]
+__all__ = [
+    "CountTokens",
+    "Evaluation",
+    "Finding",
+    "audit_build",
+    "disagreements",
+    "fail_on_limits",
+    "lint",
+    "read_evaluation",
+]
 
 CountTokens = Callable[[Sequence[Sequence[Mapping[str, str]]]], Sequence[int]]
 """Conversations -> their lengths in tokens, as the trainer cuts them."""
@@ -57,6 +68,16 @@ def lint(
     return sorted(findings, key=lambda finding: finding.name)
 
 
+def audit_build(
+    settings: Recipe, folder: Path, evaluation: Evaluation | None = None, count_tokens: CountTokens | None = None
+) -> list[Finding]:
+    """Return every finding of a build's folder, also of one whose audit failed, with those of the planted questions."""
+    pairs, scored, ledger = (run.read_frame(folder, name) for name in ("pairs", "scored", "ledger"))
+    answers = planted.read_answers(folder / planted.FILE)
+    findings = lint(pairs, scored, ledger, settings, evaluation, count_tokens)
+    return sorted([*findings, *planted.planted_findings(answers, settings.planted)], key=lambda f: f.name)
+
+
 def fail_on_limits(findings: Iterable[Finding], then: str) -> None:
     """Raise if a finding is beyond its limit.
 
@@ -91,7 +112,9 @@ def disagreements(stored: Iterable[Mapping[str, Any]], found: Iterable[Finding])
 
 def _evaluation_of(finding: Mapping[str, Any]) -> str:
     """Return the digest of the evaluation data that a finding is against, or nothing."""
-    _, found, after = finding["detail"].rpartition("sha256 ") if finding["name"].startswith("evaluation-") else ("",) * 3
+    _, found, after = (
+        finding["detail"].rpartition("sha256 ") if finding["name"].startswith("evaluation-") else ("",) * 3
+    )
     return after if found else ""
 
 
@@ -126,14 +149,16 @@ def _over_max_length(
         side: count_tokens([prompt + reply for prompt, reply in pairs.select("prompt", side).iter_rows()])
         for side in _SIDES
     }
-    longest = pairs.select("prompt_id", tokens=pl.max_horizontal(*(pl.Series(tokens[side], dtype=pl.Int64) for side in _SIDES)))
+    longest = pairs.select(
+        "prompt_id", tokens=pl.max_horizontal(*(pl.Series(tokens[side], dtype=pl.Int64) for side in _SIDES))
+    )
     most = longest["tokens"].max()
     return share(
         name,
         longest,
         pl.col("tokens") > limit,
         limits,
-        f"{{count}} of {{total}} pairs have a side of more than {limit} tokens (training.max_length) and are cut there; "
+        f"{{count}} of {{total}} pairs have a side of more than {limit} tokens (training.max_length) and are cut; "
         f"the longest has {most}.",
         exact=True,
     )

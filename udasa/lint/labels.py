@@ -127,7 +127,9 @@ def _replies(pairs: pl.DataFrame, scored: pl.DataFrame, settings: Recipe, limits
 
     def either(name: str, sides: Sequence[pl.Expr], what: str) -> Finding:
         in_chosen = pairs.filter(sides[0]).height
-        return share(name, pairs, sides[0] | sides[1], limits, f"{{count}} of {{total}} pairs {what} ({in_chosen:,} in chosen).")
+        return share(
+            name, pairs, sides[0] | sides[1], limits, f"{{count}} of {{total}} pairs {what} ({in_chosen:,} in chosen)."
+        )
 
     return [
         share(
@@ -207,7 +209,9 @@ def _uncertain_low_risk(pairs: pl.DataFrame, scored: pl.DataFrame, limits: Limit
     the pairs by u of the chosen reply. Thirds by rank, so that a third is what chance gives, whatever the scales.
     """
     risk = pl.col("responses").list.eval(pl.element().struct.field("value_risk")).list.mean()
-    rows = pairs.select("prompt_id", "u_chosen").join(scored.select("prompt_id", risk=risk), on="prompt_id", how="inner")
+    rows = pairs.select("prompt_id", "u_chosen").join(
+        scored.select("prompt_id", risk=risk), on="prompt_id", how="inner"
+    )
     rows = rows.filter(pl.col("risk").is_not_null())
 
     def third(column: str, descending: bool) -> pl.Expr:

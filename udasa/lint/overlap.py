@@ -1,9 +1,9 @@
 """Prompts against each other, and pairs against evaluation data: who shares words in a row with whom.
 
-Similarity is the Jaccard index of word 3-grams, as `udasa.prompts` drops near-duplicates by. It is computed exactly, and
-the pairs to compare come from a prefix filter (Chaudhuri et al. 2006): two sets as alike as that must share one of
-their few rarest members. So no hash decides what is found, and a release can be checked anywhere with the same counts.
-Measured on one core at 10,000, 100,000 and 1,000,000 pairs of 17-word prompts and 60-word replies: see docs/lint.md.
+Similarity is the Jaccard index of word 3-grams, as `udasa.prompts` drops near-duplicates by. It is computed exactly,
+and the pairs to compare come from a prefix filter (Chaudhuri et al. 2006): two sets as alike as that must share one of
+their few rarest members. So no random hash decides what is found, and a release gives the same counts anywhere.
+docs/lint.md has the measured cost.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,9 +37,7 @@ class Grams(NamedTuple):
     hashes: Hashes
 
 
-def overlap_findings(
-    pairs: pl.DataFrame, evaluation: Evaluation, settings: Recipe, limits: Limits
-) -> list[Finding]:
+def overlap_findings(pairs: pl.DataFrame, evaluation: Evaluation, settings: Recipe, limits: Limits) -> list[Finding]:
     """Return the findings about prompts and evaluation data; `pairs` with its texts, as in `label_findings`."""
     rows = pairs.sort("prompt_id")
     return [*_between_prompts(rows, settings, limits), *_with_evaluation(rows, evaluation, settings, limits)]
@@ -56,34 +54,22 @@ def _between_prompts(rows: pl.DataFrame, settings: Recipe, limits: Limits) -> li
     in_test = (pl.col("split") == "test") & (pl.col("split_b") == "train")
     test = rows.filter(pl.col("split") == "test")
 
-    def has(condition: pl.Expr) -> pl.Expr:
-        found = rows["prompt_id"].gather(both.filter(condition)["a"].unique())
-        return pl.col("prompt_id").is_in(found.implode())
+    def alike_where(name: str, among: pl.DataFrame, condition: pl.Expr, what: str) -> Finding:
+        ids = rows["prompt_id"].gather(both.filter(condition)["a"].unique())
+        has = pl.col("prompt_id").is_in(ids.implode())
+        return share(name, among, has, limits, f"{{count}} of {{total}} {what}.", exact=True)
 
-    at, at_strict = f"at a Jaccard similarity of {similarity:g} or more", f"at {strict:g} or more"
+    at, other_stage = f"at a Jaccard similarity of {similarity:g} or more", pl.col("stage") != pl.col("stage_b")
+    leaked, dropped = in_test & (pl.col("jaccard") >= strict), f"at {strict:g} or more, which the build drops"
     return [
-        share(
-            "near-duplicates", rows, has(pl.lit(True)), limits, f"{{count}} of {{total}} prompts have another one {at}.",
-            exact=True,
-        ),
-        share(
-            "near-duplicates-across-splits", test, has(in_test), limits,
-            f"{{count}} of {{total}} test prompts have a training prompt {at}.", exact=True,
-        ),
-        share(
-            "near-duplicates-across-stages", rows, has(pl.col("stage") != pl.col("stage_b")), limits,
-            f"{{count}} of {{total}} prompts have one of another stage {at}.", exact=True,
-        ),
-        share(
-            "leaked-test-prompts", test, has(in_test & (pl.col("jaccard") >= strict)), limits,
-            f"{{count}} of {{total}} test prompts have a training prompt {at_strict}, which the build drops.", exact=True,
-        ),
-    ]  # fmt: skip
+        alike_where("near-duplicates", rows, pl.lit(True), f"prompts have another one {at}"),
+        alike_where("near-duplicates-across-splits", test, in_test, f"test prompts have a training prompt {at}"),
+        alike_where("near-duplicates-across-stages", rows, other_stage, f"prompts have one of another stage {at}"),
+        alike_where("leaked-test-prompts", test, leaked, f"test prompts have a training prompt {dropped}"),
+    ]
 
 
-def _with_evaluation(
-    rows: pl.DataFrame, evaluation: Evaluation, settings: Recipe, limits: Limits
-) -> list[Finding]:
+def _with_evaluation(rows: pl.DataFrame, evaluation: Evaluation, settings: Recipe, limits: Limits) -> list[Finding]:
     lint, against = settings.lint, f"{len(evaluation.texts):,} evaluation texts ({evaluation.about})"
     alike = near_texts(sets(rows["prompt_text"]), sets(evaluation.texts), lint.similarity)["a"].unique()
     in_prompts = _sharing(rows["prompt_text"], evaluation.texts, lint.prompt_ngram)

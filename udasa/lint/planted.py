@@ -1,6 +1,6 @@
 """Questions with a known answer -> how well the recipe's entailer and judge tell them, before anything is sampled.
 
-{"id": "rent", "kind": "contradiction", "prompt": ..., "first": "The landlord pays ...", "second": "The tenant pays ..."}
+{"id": "rent", "kind": "contradiction", "prompt": ..., "first": "The landlord pays ...", "second": "The tenant ..."}
 
 `kind` is what is known: `same` (one meaning), `contradiction` or `unrelated` (two), `replies` (the first is acceptable,
 the second is not). A line is scored as a prompt with two responses, by the step that scores the build.
@@ -8,7 +8,7 @@ the second is not). A line is scored as a prompt with two responses, by the step
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from udasa.recipe import bundled_path
 from udasa.run import Apply
 
 KINDS = ("same", "contradiction", "unrelated", "replies")
+FILE = "planted.json"
+"""The answers, in the build's folder."""
 NAMES = ("planted-entailer", "planted-judge")
 
 _FIELDS = {"id", "kind", "prompt", "first", "second"}
@@ -43,12 +45,16 @@ def read_questions(path: str) -> list[dict[str, Any]]:
     rows = read_rows(file.name, file)
     for number, row in enumerate(rows):
         if set(row) != _FIELDS or not all(isinstance(text, str) and text for text in row.values()):
-            raise UserError(f"Row {number} of {file} must have a text in each of {', '.join(sorted(_FIELDS))}; it is {row}.")
+            raise UserError(
+                f"Row {number} of {file} must have a text in each of {', '.join(sorted(_FIELDS))}; it is {row}."
+            )
         if row["kind"] not in KINDS:
             raise UserError(f"Row {number} of {file} is of kind '{row['kind']}'; expected one of {', '.join(KINDS)}.")
     kinds = {row["kind"] for row in rows}
     if len({row["id"] for row in rows}) < len(rows) or not {"same", "replies"} < kinds:
-        raise UserError(f"{file} must have an id of its own in every row, and rows of 'same', of 'replies' and of another kind.")
+        raise UserError(
+            f"{file} must have an id of its own in every row, and rows of 'same', of 'replies' and of another kind."
+        )
     return rows
 
 
@@ -106,8 +112,8 @@ def _table(questions: list[dict[str, Any]]) -> pa.Table:
 
 def planted_findings(answers: Mapping[str, Any] | None, settings: Planted) -> list[Finding]:
     """Return what the answers say of the entailer and of the judge, held against the floors."""
-    if answers is None:
-        why = "Not checked: the recipe asks no planted questions (planted.path is None)."
+    if answers is None or settings.path is None:
+        why = "Not checked: no planted question was asked (the recipe's planted.path)."
         floors = (settings.entailer_floor, settings.judge_floor)
         return [finding(name, floor, why) for name, floor in zip(NAMES, floors, strict=True)]
     return [_entailer(answers, settings.entailer_floor), _judge(answers, settings.judge_floor)]
@@ -116,13 +122,15 @@ def planted_findings(answers: Mapping[str, Any] | None, settings: Planted) -> li
 def _entailer(answers: Mapping[str, Any], floor: float | None) -> Finding:
     """AUC: the semantic uncertainty of two meanings is above that of one."""
     asked = {name: a for name, a in answers.items() if a["kind"] != "replies"}
-    one, two = ([a["semantic_uncertainty"] for a in asked.values() if (a["kind"] == "same") is same] for same in (True, False))
+    one, two = (
+        [a["semantic_uncertainty"] for a in asked.values() if (a["kind"] == "same") is same] for same in (True, False)
+    )
     wrong = sorted(name for name, a in asked.items() if (a["num_semantic_sets"] == 1) != (a["kind"] == "same"))
     known = [name for name in wrong if asked[name]["kind"] == "same"]
     detail = (
-        f"The entailer tells {len(two)} planted pairs of two meanings from {len(one)} of one with this AUC (0.5: not at "
-        f"all); its sets are right for {len(asked) - len(wrong)} of {len(asked)} ({len(known)} of one meaning parted, "
-        f"{len(wrong) - len(known)} of two joined)."
+        f"The entailer tells {len(two)} planted pairs of two meanings from {len(one)} of one with this AUC (0.5: not "
+        f"at all); its sets are right for {len(asked) - len(wrong)} of {len(asked)} ({len(known)} of one meaning "
+        f"parted, {len(wrong) - len(known)} of two joined)."
     )
     return _told("planted-entailer", auc(np.array(two), np.array(one)), wrong, len(asked), floor, detail)
 
@@ -134,8 +142,8 @@ def _judge(answers: Mapping[str, Any], floor: float | None) -> Finding:
     good, bad = (np.array([risk[side] for risk in risks.values()], dtype=np.float64) for side in (0, 1))
     number = range(len(risks))
     detail = (
-        f"The judge tells {len(bad)} planted unacceptable replies from {len(good)} acceptable ones with this AUC (0.5: not "
-        f"at all); of the two replies to one prompt it is right about {len(risks) - len(wrong)} of {len(risks)}."
+        f"The judge tells {len(bad)} planted unacceptable replies from {len(good)} acceptable ones with this AUC (0.5: "
+        f"not at all); of the two replies to one prompt it is right about {len(risks) - len(wrong)} of {len(risks)}."
     )
     return _told("planted-judge", auc(bad, good, (number, number)), wrong, len(risks), floor, detail)
 
@@ -167,3 +175,8 @@ def read_answers(path: Path, asked: str | None = None) -> dict[str, Any] | None:
     stored = json.loads(path.read_text(encoding="utf-8"))
     answers: dict[str, Any] = stored["answers"]
     return answers if asked in (None, stored["questions"]) else None
+
+
+def stored_findings(stored: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    """Return what a release says of its planted questions; they cannot be asked again without its models."""
+    return [Finding(**{**old, "examples": tuple(old["examples"])}) for old in stored if old["name"] in NAMES]

@@ -1,0 +1,96 @@
+"""Commands that audit: lint."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from udasa.cli.terminal import app, out, quiet_libraries, table
+
+if TYPE_CHECKING:
+    from udasa.lint import CountTokens, Finding
+
+
+@app.command()
+def lint(
+    target: Annotated[str, typer.Argument(help="A build, a release's folder, or a Hub data set (org/name@tag).")],
+    eval_data: Annotated[
+        list[str] | None,
+        typer.Option(help="More evaluation data: a .jsonl, .csv or .parquet file, or org/name[:config][@revision]."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="The trainer's model (a folder or a Hub id): its tokens are counted.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Audit the labels of a data set; exit 1 if a finding is beyond the limit that the recipe sets."""
+    quiet_libraries()
+    findings = _findings(target, eval_data or [], tokenizer)
+    if as_json:
+        print(json.dumps([finding.to_json() for finding in findings], indent=2, allow_nan=False))
+    else:
+        _print(findings)
+    if any(finding.failed for finding in findings):
+        raise typer.Exit(1)
+
+
+def _findings(target: str, eval_data: Sequence[str], tokenizer: str | None) -> "list[Finding]":
+    """Audit a build's folder, finished or failed, or a release; what only its models can tell is taken as stored."""
+    from udasa import lint as audit
+    from udasa import recipe, run
+    from udasa.lint import planted
+    from udasa.release import MANIFEST, open_release
+
+    folder, count_tokens = Path(target).expanduser(), _counter(tokenizer)
+    if (folder / "recipe.json").is_file() and not (folder / MANIFEST).is_file() and run.shard_paths(folder, "ledger"):
+        text = (folder / "recipe.json").read_text(encoding="utf-8")
+        settings = recipe.from_json(text, origin=str(folder / "recipe.json"))
+        evaluation = audit.read_evaluation([*settings.lint.evaluation, *eval_data])
+        return audit.audit_build(settings, folder, evaluation, count_tokens)
+    opened = open_release(target)
+    settings = opened.recipe
+    evaluation = audit.read_evaluation([*settings.lint.evaluation, *eval_data])
+    pairs, scored, ledger = opened.frame("pairs"), opened.frame("scored"), opened.frame("ledger")
+    findings = audit.lint(pairs, scored, ledger, settings, evaluation, count_tokens)
+    stored = planted.stored_findings(opened.facts.get("findings", []))
+    return sorted([*findings, *stored], key=lambda finding: finding.name)
+
+
+def _counter(model: str | None) -> "CountTokens | None":
+    """Return what counts tokens as the trainer does: the chat template over prompt and reply."""
+    if model is None:
+        return None
+    from udasa.errors import UserError, require
+
+    transformers = require("transformers", extra="hf")
+    try:
+        loaded = transformers.AutoTokenizer.from_pretrained(str(Path(model).expanduser()), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"There is no tokenizer at {model}: {error}") from error
+    if loaded.chat_template is None:
+        raise UserError(
+            f"The tokenizer of {model} has no chat template, so a trainer cannot read conversations with it."
+        )
+
+    def count(conversations: Sequence[Sequence[dict[str, str]]]) -> list[int]:
+        return [len(loaded.apply_chat_template(c, tokenize=True, return_dict=True)["input_ids"]) for c in conversations]
+
+    return count  # type: ignore[return-value]
+
+
+def _print(findings: "Sequence[Finding]") -> None:
+    """Print a line a finding, then a sentence on each that fails, is there, or was not checked."""
+    shown = table("finding", "count", "of", "value", "95 % interval", "limit", "", title="Audit")
+    for f in findings:
+        value = "" if f.value is None else f"{f.value:.3f}"
+        interval = "" if f.low is None else f"{f.low:.3f} to {f.high:.3f}"
+        limit = "" if f.threshold is None else f"{f.threshold:g}"
+        mark = "[bold red]fails[/]" if f.failed else "not checked" if f.value is None and not f.total else ""
+        shown.add_row(f.name, f"{f.count:,}", f"{f.total:,}", value, interval, limit, mark)
+    out.print(shown)
+    for f in findings:
+        if f.count or f.failed or f.value is None:
+            examples = f" For example {', '.join(f.examples)}." if f.examples else ""
+            out.print(f"{f.name}: {f.detail}{examples}", markup=False, highlight=False, soft_wrap=True)
