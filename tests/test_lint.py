@@ -1,0 +1,569 @@
+"""The audit: for every finding rows that have it and rows that do not, exact counts, and what a limit does."""
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import product
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from tests import tiny
+from tests.hub.client import run_client
+from tests.hub.server import RunningHub
+from tests.tables import EXAMPLES, answered, ask, recipe, reply, scored, write_jsonl
+from udasa import flow, resources, run
+from udasa.backends import Exchange, FakeSampler
+from udasa.errors import LimitError, UserError
+from udasa.limits import LIMITS, Lint, Planted
+from udasa.lint import Finding, disagreements, evaluation, fail_on_limits, finding, lint, overlap, planted
+from udasa.lint.evaluation import Evaluation, read_evaluation
+from udasa.recipe import Pairing, Recipe, Training
+from udasa.schema import STAGES, TASKS
+from udasa.score import Scorer
+
+NUM = 24
+SETTINGS = recipe(Path("unused"), pairing=Pairing(risk_ceiling=0.9), training=Training(max_length=40))
+NOTHING = Evaluation(pl.Series([], dtype=pl.String), "nothing; sha256 0")
+
+Row = dict[str, Any]
+
+
+def row(i: int) -> Row:
+    """A pair that no finding counts; every second chosen is the longer one, by as much as the next is the shorter."""
+    name, long, short = f"p{i:02d}", f"Long answer{i} with some more words.", f"Brief answer{i} here it is."
+    return {
+        "prompt_id": name,
+        "prompt": ask(" ".join(f"{word}{i}" for word in ("how", "does", "one", "build", "the", "house", "well"))),
+        "chosen_text": (long, short)[i % 2],
+        "rejected_text": (short, long)[i % 2],
+        "chosen_id": f"{name}-0",
+        "rejected_id": f"{name}-1",
+        "u_chosen": i / NUM,
+        "gap": 0.5,
+        "chosen_value_risk": i / 100,
+        "finish_reasons": ("stop", "stop"),
+        "stage": STAGES[i % 3],
+        "split": "test" if i in (5, 17) else "train",
+        "task": TASKS[(i // 3) % 4],
+        "source": ("left", "right")[(i // 3) % 2],
+        "outcome": "paired",
+    }
+
+
+def tables(rows: list[Row]) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """The pairs, scored and ledger tables of such rows; the ledger has two more prompts that made no pair."""
+    sides = [
+        [[{"role": "assistant", "content": one[f"{side}_text"]}] for one in rows] for side in ("chosen", "rejected")
+    ]
+    frame = pl.DataFrame(rows, schema_overrides={"u_chosen": pl.Float64, "chosen_value_risk": pl.Float64}, strict=False)
+    pairs = frame.drop("chosen_text", "rejected_text", "finish_reasons", "outcome").with_columns(
+        chosen=pl.Series(sides[0]), rejected=pl.Series(sides[1])
+    )
+    answers = pl.DataFrame(
+        pl.from_arrow(
+            scored(
+                *(
+                    answered(
+                        one["prompt_id"],
+                        reply(
+                            one["chosen_text"], risk=one["chosen_value_risk"], finish_reason=one["finish_reasons"][0]
+                        ),
+                        reply(
+                            one["rejected_text"], risk=one["chosen_value_risk"], finish_reason=one["finish_reasons"][1]
+                        ),
+                    )
+                    for one in rows
+                )
+            )
+        )
+    )
+    outcomes = [*(one["outcome"] for one in rows), "empty-or-truncated", "near-duplicate-prompt"]
+    ids = [*(one["prompt_id"] for one in rows), "x1", "x2"]
+    return pairs, answers, pl.DataFrame({"prompt_id": ids, "outcome": outcomes})
+
+
+def words(conversations: Any) -> list[int]:
+    """Count words in the place of tokens."""
+    return [sum(len(turn["content"].split()) for turn in conversation) for conversation in conversations]
+
+
+def audit(rows: list[Row], settings: Recipe = SETTINGS, against: Evaluation = NOTHING) -> dict[str, Finding]:
+    return {f.name: f for f in lint(*tables(rows), settings, against, words)}
+
+
+def changed(changes: Mapping[int, Row]) -> list[Row]:
+    return [row(i) | changes.get(i, {}) for i in range(NUM)]
+
+
+CLEAN = {
+    "longer-chosen": 12,
+    "length-predicts-label": 12,
+    "source-skew": 4,
+    "task-skew": 2,
+} | {
+    name.replace("_", "-"): 0
+    for name in LIMITS
+    if name not in ("longer_chosen", "length_predicts_label", "source_skew", "task_skew")
+}
+
+
+# --- every finding
+
+
+def test_clean_rows_have_no_finding() -> None:
+    found = audit(changed({}))
+    assert {name: f.count for name, f in found.items()} == CLEAN
+    assert list(found) == sorted(name.replace("_", "-") for name in LIMITS)
+    assert not any(f.failed for f in found.values())
+    assert all(not f.examples for f in found.values() if not f.count)
+    assert found["longer-chosen"].value == found["length-predicts-label"].value == 0.5
+    assert found["source-skew"].value == found["task-skew"].value == 0.0
+    totals = {name: f.total for name, f in found.items() if f.total != NUM}
+    assert totals == {
+        "refusals-chosen": 18,
+        "uncertain-low-risk": 8,
+        "leaked-test-prompts": 2,
+        "near-duplicates-across-splits": 2,
+        "source-skew": 8,
+        "task-skew": 8,
+    }
+
+
+ALIKE = ask("how7 does7 one7 build7 the7 house7 well7 now")  # 5 of 6 word 3-grams: 0.833
+NEARLY = ask("how7 does7 one7 build7 the7 house7 well7 or not")  # 5 of 7: 0.714
+LONG_PROMPT = ask("house " * 40)
+
+PLANTED: dict[str, tuple[dict[int, Row], int, list[str]]] = {
+    "identical-sides": ({3: {"chosen_text": "One  TEXT here.", "rejected_text": "one text\nhere. "}}, 1, ["p03"]),
+    "ties": ({4: {"gap": 0.0}, 9: {"gap": 1e-7}}, 2, ["p04", "p09"]),
+    "chosen-above-ceiling": ({2: {"chosen_value_risk": 0.95}, 8: {"chosen_value_risk": None}}, 2, ["p02", "p08"]),
+    "high-risk-chosen": ({2: {"chosen_value_risk": 0.51}, 8: {"chosen_value_risk": 0.5}}, 1, ["p02"]),
+    "near-duplicates": ({6: {"prompt": NEARLY}}, 2, ["p06", "p07"]),
+    "near-duplicates-across-splits": ({5: {"prompt": NEARLY}}, 1, ["p05"]),
+    "near-duplicates-across-stages": ({10: {"prompt": NEARLY}, 12: {"prompt": NEARLY}}, 3, ["p07", "p10", "p12"]),
+    "leaked-test-prompts": ({5: {"prompt": ALIKE}, 17: {"prompt": NEARLY}}, 1, ["p05"]),
+    "refusals-chosen": (
+        {
+            4: {"chosen_text": "I'm sorry, but I can't do that."},
+            5: {"chosen_text": "“I cannot help with this.”"},
+            6: {"rejected_text": "I cannot help with this."},
+            12: {"chosen_text": "I cannot help with this."},
+            13: {"chosen_text": "You need not say: I cannot help."},
+        },
+        2,
+        ["p04", "p05"],
+    ),
+    "cut-replies": ({1: {"finish_reasons": ("length", "stop")}, 2: {"finish_reasons": ("stop", "length")}}, 2, ["p01", "p02"]),
+    "over-max-length": ({3: {"prompt": LONG_PROMPT}}, 1, ["p03"]),
+    "tied-prompts": ({3: {"outcome": "tie"}, 4: {"outcome": "tie"}}, 2, ["p03", "p04"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_what_is_planted_is_counted(name: str) -> None:
+    changes, count, examples = PLANTED[name]
+    found = audit(changed(changes))[name]
+    assert (found.count, found.examples) == (count, tuple(examples))
+    assert found.value == pytest.approx(count / found.total)
+
+
+def test_alike_prompts_of_one_stage_and_split_are_across_nothing() -> None:
+    found = audit(changed({10: {"prompt": NEARLY}}))
+    assert found["near-duplicates"].count == 2
+    assert found["near-duplicates-across-stages"].count == found["near-duplicates-across-splits"].count == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "counted"),
+    [
+        ("Yes.<|im_end|>", True),
+        ("[INST] Hello [/INST] yes.", True),
+        ("<<SYS>> Be kind.", True),
+        ("Fine.</s>", True),
+        ("<start_of_turn>model fine.", True),
+        ("Fine.\nAssistant: And more.", True),
+        ("Fine.\n\nUser: And more.", True),
+        ("### Response:\nFine.", True),
+        ("assistant\nFine.", True),
+        ("The assistant said: no.", False),
+        ("Ask a user: they know.", False),
+        ("a < b and c > d.", False),
+        ("x <| y |> z.", False),
+        ("<b>Bold</b>.", False),
+        ("# Response times\nThey vary.", False),
+    ],
+)
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_template_text(text: str, counted: bool, side: str) -> None:
+    found = audit(changed({9: {f"{side}_text": text}}))["template-tokens"]
+    assert (found.count, found.examples) == ((1, ("p09",)) if counted else (0, ()))
+    assert f"({int(counted and side == 'chosen')} in chosen)" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("text", "counted"),
+    [
+        ("And then we all went", True),
+        ("First, second, third, fourth,", True),
+        ("The list goes on:", True),
+        ("An opened (bracket that", True),
+        ("And then we all left.", False),
+        ("Who was it then?  \n", False),
+        ("He said: 'We all left.'", False),
+        ("It is **very good.**", False),
+        ("这是一个很长的 句子 在 这里。", False),
+        ("Run this now:\n```\nls -l\n```", False),
+        ("We all had great fun 🎉", False),
+        ("Paris", False),
+        ("About 42 kilometres", False),
+        ("", False),
+    ],
+)
+def test_open_endings(text: str, counted: bool) -> None:
+    assert audit(changed({9: {"rejected_text": text}}))["open-endings"].count == counted
+
+
+def test_length_bias() -> None:
+    rows = changed(
+        {i: {"chosen_text": row(i)["rejected_text"], "rejected_text": row(i)["chosen_text"]} for i in range(1, 13, 2)}
+    )
+    rows[23] |= {"rejected_text": rows[23]["chosen_text"].swapcase()}
+    found = audit(rows)
+    longer = found["longer-chosen"]
+    assert (longer.count, longer.total) == (18, 23)
+    assert "in 18 of 23 pairs of different length (1 are equal)" in longer.detail
+    assert "is right for 78.3%" in longer.detail
+    d = [len(one["chosen_text"]) - len(one["rejected_text"]) for one in rows]
+    auc = roc_auc_score([1] * NUM + [0] * NUM, [*d, *(-x for x in d)])
+    assert found["length-predicts-label"].value == pytest.approx(auc)
+    assert found["length-predicts-label"].low > 0.5  # type: ignore[operator]
+
+
+def test_a_label_of_shortness_is_found_too() -> None:
+    rows = changed(
+        {i: {"chosen_text": row(i)["rejected_text"], "rejected_text": row(i)["chosen_text"]} for i in range(0, NUM, 2)}
+    )
+    settings = replace(SETTINGS, lint=Lint(longer_chosen=0.8, length_predicts_label=0.8))
+    found = audit(rows, settings)
+    assert found["longer-chosen"].value == found["length-predicts-label"].value == 0.0
+    assert found["longer-chosen"].failed
+    assert found["length-predicts-label"].failed
+    assert not audit(changed({}), settings)["longer-chosen"].failed
+
+
+def test_a_skewed_stage_is_named() -> None:
+    rows = [one | {"task": "sentiment"} if one["stage"] == "moderate" else one for one in changed({})]
+    found = audit(rows)["task-skew"]
+    assert (found.count, found.total) == (8, 8)
+    assert found.value == pytest.approx(1 - 4 / 16)
+    assert found.low > 0.2  # type: ignore[operator]
+    assert "'sentiment' is 100.0% of the moderate stage (8 of 8), 75.0% more than of the others" in found.detail
+    assert audit([one | {"task": "sentiment"} for one in changed({})])["task-skew"].value is None
+
+
+def test_the_skew_of_a_few_pairs_is_not_sure() -> None:
+    found = audit(changed({})[:4])["task-skew"]
+    assert found.value is not None
+    assert found.low < 0 < found.high  # type: ignore[operator]
+
+
+def test_uncertain_on_low_risk() -> None:
+    found = audit(changed({i: {"u_chosen": 1 - i / NUM} for i in range(NUM)}))["uncertain-low-risk"]
+    assert (found.count, found.total, found.value) == (8, 8, 1.0)
+    assert found.examples == ("p00", "p01", "p02", "p03", "p04")
+    level = audit(changed({i: {"chosen_value_risk": 0.2} for i in range(NUM)}))["uncertain-low-risk"]
+    assert (level.total, level.value) == (0, None)
+
+
+def test_overlap_with_evaluation_data() -> None:
+    eight, seven = " ".join(f"w{i}" for i in range(8)), " ".join(f"v{i}" for i in range(7))
+    thirteen = " ".join(f"u{i}" for i in range(13))
+    texts = [
+        f"before {eight} after",
+        f"before {seven} after",
+        f"{thirteen}, and more",
+        "Is that so, then?",
+        ALIKE[0]["content"],
+    ]
+    rows = changed(
+        {
+            1: {"prompt": ask(f"please {eight.upper()}!")},
+            2: {"prompt": ask(f"please {seven} now")},
+            3: {"chosen_text": f"Well: {thirteen}."},
+            4: {"rejected_text": f"Well: {thirteen.replace('u12', 'x')}."},
+            6: {"rejected_text": f"Well: {thirteen}."},
+            8: {"prompt": ask("is that so then")},
+        }
+    )
+    found = audit(rows, against=Evaluation(pl.Series(texts), "mine; sha256 1"))
+    assert found["evaluation-ngrams-in-prompts"].examples == ("p01", "p08")
+    assert found["evaluation-ngrams-in-replies"].examples == ("p03", "p06")
+    assert found["evaluation-near-duplicates"].examples == ("p07", "p08")
+    assert found["evaluation-near-duplicates"].failed
+    assert (
+        "2 of 24 prompts are at 0.7 or more like one of 5 evaluation texts (mine; sha256 1)."
+        == found["evaluation-near-duplicates"].detail
+    )
+
+
+def test_the_bundled_prompts_share_nothing_with_the_bundled_suite() -> None:
+    texts = [json.loads(line)["prompt"] for path in sorted((resources.shelf("builders") / "data").glob("*.jsonl")) for line in path.read_text().splitlines() if "prompt" in json.loads(line)]  # fmt: skip
+    rows = [row(i) | {"prompt_id": f"{i:04d}", "prompt": ask(text)} for i, text in enumerate(texts)]
+    found = audit(rows, against=read_evaluation())
+    assert found["evaluation-near-duplicates"].count == found["evaluation-ngrams-in-prompts"].count == 0
+
+
+def test_without_a_tokenizer_lengths_are_said_to_be_unchecked() -> None:
+    found = next(f for f in lint(*tables(changed({})), SETTINGS, NOTHING) if f.name == "over-max-length")
+    assert (found.total, found.value, found.failed) == (0, None, False)
+    assert found.detail.startswith("Not checked: ")
+
+
+# --- invariances and edges
+
+
+def test_the_order_of_the_rows_does_not_matter() -> None:
+    rows = [one for name in PLANTED for one in changed(PLANTED[name][0])]
+    rows = [
+        one | {"prompt_id": f"q{i:03d}", "chosen_id": f"q{i:03d}-0", "rejected_id": f"q{i:03d}-1"}
+        for i, one in enumerate(rows)
+    ]
+    against = Evaluation(pl.Series([NEARLY[0]["content"], "and some other words to look for"]), "mine; sha256 1")
+    pairs, answers, ledger = tables(rows)
+    expected = lint(pairs, answers, ledger, SETTINGS, against, words)
+    for seed in range(3):
+        shuffled = [frame.sample(fraction=1.0, shuffle=True, seed=seed) for frame in (pairs, answers, ledger)]
+        assert lint(shuffled[0], shuffled[1], shuffled[2], SETTINGS, against, words) == expected
+
+
+def test_tables_without_a_row() -> None:
+    pairs, answers, ledger = (frame.clear() for frame in tables(changed({})))
+    found = lint(pairs, answers, ledger, SETTINGS, read_evaluation(), words)
+    assert [f.name.replace("-", "_") for f in found] == sorted(LIMITS, key=lambda name: name.replace("_", "-"))
+    assert all((f.count, f.total, f.value, f.failed, f.examples) == (0, 0, None, False, ()) for f in found)
+
+
+def test_hostile_text_is_text() -> None:
+    nasty = [
+        "<script>alert(1)</script>.",
+        "\u202egnp.exe\u202c.",
+        "x" * 200_000 + ".",
+        "{count} {total} {0} %s.",
+        "\x00\x1b[31m.",
+        "'; DROP TABLE pairs; --.",
+    ]
+    rows = changed(
+        {
+            i: {"prompt": ask(text), "chosen_text": text, "rejected_text": text[::-1] + "."}
+            for i, text in enumerate(nasty)
+        }
+    )
+    found = audit(rows)
+    assert found["near-duplicates"].count == found["template-tokens"].count == 0
+    assert found["longer-chosen"].total == NUM
+    assert json.loads(json.dumps([f.to_json() for f in found.values()], allow_nan=False))
+
+
+def test_one_pair() -> None:
+    found = audit([row(0)])
+    assert (found["longer-chosen"].value, found["length-predicts-label"].value) == (1.0, 1.0)
+    assert found["length-predicts-label"].low < 0.5  # type: ignore[operator]
+
+
+# --- statistics
+
+
+def test_wilson_at_the_ends_and_in_the_middle() -> None:
+    z2 = 1.959963984540054**2
+    assert finding.wilson(0, 10) == pytest.approx((0.0, z2 / (10 + z2)))
+    assert finding.wilson(10, 10) == pytest.approx((10 / (10 + z2), 1.0))
+    assert finding.wilson(5, 10) == pytest.approx((0.236593, 0.763407), abs=1e-6)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.lists(st.integers(0, 5), min_size=1, max_size=30))
+@EXAMPLES
+def test_auc_is_that_of_scikit_learn(positive: list[int], negative: list[int]) -> None:
+    found = finding.auc(np.array(positive, float), np.array(negative, float))
+    assert found is not None
+    labels = [1] * len(positive) + [0] * len(negative)
+    assert found.value == pytest.approx(roc_auc_score(labels, positive + negative))
+    assert 0 <= found.interval.low <= found.value <= found.interval.high <= 1
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_the_interval_of_auc_covers(clustered: bool) -> None:
+    """Normal scores 1 apart: the AUC is Phi(1 / sqrt 2) = 0.7602; in a cluster both share a large part."""
+    rng, n, hits = np.random.default_rng(0), 40, 0
+    for _ in range(400):
+        shared = rng.normal(size=n) * (0.9 if clustered else 0.0)
+        noise = (1 - (0.81 if clustered else 0.0)) ** 0.5
+        positive, negative = (shared + noise * rng.normal(size=n) + shift for shift in (1.0, 0.0))
+        found = finding.auc(positive, negative, (range(n), range(n)) if clustered else None)
+        assert found is not None
+        hits += found.interval.low <= 0.7602 <= found.interval.high
+    assert 0.92 <= hits / 400 <= 0.985
+
+
+@pytest.mark.parametrize(("m", "n"), [(3, 5), (8, 10), (20, 15)])
+def test_the_interval_of_a_difference_covers(m: int, n: int) -> None:
+    """Every outcome of two binomials, weighed by its probability."""
+    for p, q in product((0.1, 0.3, 0.5, 0.9), repeat=2):
+        covered = 0.0
+        for a, b in product(range(m + 1), range(n + 1)):
+            _, (low, high) = finding.difference(a, m, b, n, 1)
+            weight = comb(m, a) * p**a * (1 - p) ** (m - a) * comb(n, b) * q**b * (1 - q) ** (n - b)
+            covered += weight * (low <= p - q <= high)
+        assert covered >= 0.92, (p, q)
+
+
+def test_more_comparisons_are_less_sure() -> None:
+    widths = [finding.difference(5, 20, 20, 40, k)[1] for k in (1, 10, 100)]
+    assert widths[0].low > widths[1].low > widths[2].low
+
+
+# --- likeness
+
+
+def brute(a: str, b: str) -> float:
+    x, y = (overlap_shingles(text) for text in (a, b))
+    return len(x & y) / len(x | y)
+
+
+def overlap_shingles(text: str) -> set[tuple[str, ...]]:
+    found = text.split()
+    return {tuple(found[i : i + 3]) for i in range(max(1, len(found) - 2))}
+
+
+def sentences(seed: int, num: int) -> list[str]:
+    rng = random.Random(seed)
+    made = [" ".join(rng.choices("abcdefgh", k=rng.randint(1, 14))) for _ in range(num)]
+    for i in range(0, num - 1, 3):  # some are another one with a word more or less
+        made[i + 1] = made[i] + rng.choice(["", " a", " b c"])
+    return made
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_near_duplicates_are_those_that_comparing_all_finds(threshold: float, seed: int) -> None:
+    texts, others = sentences(seed, 150), sentences(seed + 10, 60)
+    found = overlap.near_duplicates(overlap.sets(pl.Series(texts)), threshold)
+    expected = {
+        (i, j): s for i in range(150) for j in range(i + 1, 150) if (s := brute(texts[i], texts[j])) >= threshold
+    }
+    assert len(expected) > 20
+    assert {(a, b): s for a, b, s in found.iter_rows()} == pytest.approx(expected)
+    across = overlap.near_texts(overlap.sets(pl.Series(texts)), overlap.sets(pl.Series(others + texts[:5])), threshold)
+    expected = {
+        (i, j): s for i, j in product(range(150), range(65)) if (s := brute(texts[i], (others + texts)[j])) >= threshold
+    }
+    assert {(a, b): s for a, b, s in across.iter_rows()} == pytest.approx(expected)
+
+
+def test_many_copies_are_all_found() -> None:
+    found = overlap.near_duplicates(overlap.sets(pl.Series(["the same few words again"] * 500)), 0.7)
+    assert set(found["a"]) | set(found["b"]) == set(range(500))
+    assert found.height == 500 * overlap.WINDOW - overlap.WINDOW * (overlap.WINDOW + 1) // 2
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+def test_ngrams_are_the_same_where_the_words_are(n: int) -> None:
+    texts = [*sentences(1, 60), "", "..."]
+    grams = [
+        (int(r), int(h))
+        for rows, hashes in overlap.ngrams(pl.Series(texts), n)
+        for r, h in zip(rows, hashes, strict=True)
+    ]
+    named: dict[tuple[str, ...], set[int]] = {}
+    by_row: dict[int, list[int]] = {}
+    for r, h in grams:
+        by_row.setdefault(r, []).append(h)
+    for i, text in enumerate(texts):
+        parts = overlap.words(text)
+        expected = [tuple(parts[k : k + n]) for k in range(len(parts) - n + 1)] or ([tuple(parts)] if parts else [])
+        assert len(by_row.get(i, [])) == len(expected)
+        for gram, h in zip(expected, by_row.get(i, []), strict=True):
+            named.setdefault(gram, set()).add(h)
+    assert all(len(hashes) == 1 for hashes in named.values())
+    assert len({next(iter(hashes)) for hashes in named.values()}) == len(named)
+
+
+# --- evaluation data
+
+
+def test_the_bundled_suite_is_read_without_being_asked() -> None:
+    found = read_evaluation()
+    lines = [
+        json.loads(line)
+        for path in (resources.shelf("eval") / "data").glob("*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert {line["prompt"] for line in lines} <= set(found.texts)
+    assert not {line["domain"] for line in lines} & set(found.texts)
+    assert found.about.startswith("the bundled suite; sha256 ")
+
+
+def test_evaluation_data_of_every_kind(tmp_path: Path) -> None:
+    nested = {"id": 7, "turns": [{"role": "user", "content": "one two three four"}], "none": None, "label": "short"}
+    write_jsonl(tmp_path / "a.jsonl", nested)
+    pl.DataFrame({"x": ["five six seven eight"], "n": [1]}).write_csv(tmp_path / "b.csv")
+    pl.DataFrame({"y": ["nine ten eleven twelve"]}).write_parquet(tmp_path / "c.parquet")
+    paths = [str(tmp_path / name) for name in ("a.jsonl", "b.csv", "c.parquet")]
+    found, before = read_evaluation(paths), read_evaluation()
+    assert set(found.texts) - set(before.texts) == {
+        "one two three four",
+        "five six seven eight",
+        "nine ten eleven twelve",
+    }
+    assert found.about.rpartition(" ")[2] != before.about.rpartition(" ")[2]
+    assert read_evaluation(paths[::-1]).texts.to_list() == found.texts.to_list()
+
+
+@pytest.mark.parametrize("name", ["nowhere.jsonl", "./x", "nowhere", "a/b/c", "no/file.csv"])
+def test_evaluation_data_that_is_not_there(name: str) -> None:
+    with pytest.raises(UserError, match="There is no evaluation data at"):
+        evaluation.read_evaluation([name])
+
+
+def test_evaluation_data_of_a_hub(hub: RunningHub, tmp_path: Path) -> None:
+    def upload() -> str:
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo("acme/exam", repo_type="dataset", exist_ok=True)
+        line = b'{"question": "which river runs through the town of Ulm"}\n'
+        return api.upload_file(
+            path_or_fileobj=line, path_in_repo="test.jsonl", repo_id="acme/exam", repo_type="dataset"
+        ).oid
+
+    def read(name: str) -> list[str]:
+        from udasa.lint import read_evaluation
+
+        return [text for text in read_evaluation([name]).texts if "Ulm" in text]
+
+    def miss() -> str:
+        from udasa.errors import UserError
+        from udasa.lint import read_evaluation
+
+        try:
+            read_evaluation(["acme/nowhere"])
+        except UserError as error:
+            return str(error)
+        return ""
+
+    commit = run_client(hub, upload, home=tmp_path, token=hub.token())
+    for name in ("acme/exam", f"acme/exam@{commit}"):
+        assert run_client(hub, read, name, home=tmp_path, token=hub.token()) == [
+            "which river runs through the town of Ulm"
+        ]
+    assert run_client(hub, miss, home=tmp_path, token=hub.token()).startswith(
+        "The evaluation data acme/nowhere cannot be read: "
+    )
