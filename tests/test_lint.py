@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
 from math import comb
@@ -16,19 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from tests import tiny
 from tests.hub.client import run_client
 from tests.hub.server import RunningHub
 from tests.tables import EXAMPLES, answered, ask, recipe, reply, scored, write_jsonl
-from udasa import flow, resources, run
-from udasa.backends import Exchange, FakeSampler
-from udasa.errors import LimitError, UserError
-from udasa.limits import LIMITS, Lint, Planted
-from udasa.lint import Finding, disagreements, evaluation, fail_on_limits, finding, lint, overlap, planted
+from udasa import resources
+from udasa.errors import UserError
+from udasa.limits import LIMITS, Lint
+from udasa.lint import Finding, evaluation, finding, lint, overlap
 from udasa.lint.evaluation import Evaluation, read_evaluation
 from udasa.recipe import Pairing, Recipe, Training
 from udasa.schema import STAGES, TASKS
-from udasa.score import Scorer
 
 NUM = 24
 SETTINGS = recipe(Path("unused"), pairing=Pairing(risk_ceiling=0.9), training=Training(max_length=40))
@@ -162,10 +159,14 @@ PLANTED: dict[str, tuple[dict[int, Row], int, list[str]]] = {
         2,
         ["p04", "p05"],
     ),
-    "cut-replies": ({1: {"finish_reasons": ("length", "stop")}, 2: {"finish_reasons": ("stop", "length")}}, 2, ["p01", "p02"]),
+    "cut-replies": (
+        {1: {"finish_reasons": ("length", "stop")}, 2: {"finish_reasons": ("stop", "length")}},
+        2,
+        ["p01", "p02"],
+    ),
     "over-max-length": ({3: {"prompt": LONG_PROMPT}}, 1, ["p03"]),
     "tied-prompts": ({3: {"outcome": "tie"}, 4: {"outcome": "tie"}}, 2, ["p03", "p04"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -310,13 +311,14 @@ def test_overlap_with_evaluation_data() -> None:
     assert found["evaluation-near-duplicates"].examples == ("p07", "p08")
     assert found["evaluation-near-duplicates"].failed
     assert (
-        "2 of 24 prompts are at 0.7 or more like one of 5 evaluation texts (mine; sha256 1)."
-        == found["evaluation-near-duplicates"].detail
+        found["evaluation-near-duplicates"].detail
+        == "2 of 24 prompts are at 0.7 or more like one of 5 evaluation texts (mine; sha256 1)."
     )
 
 
 def test_the_bundled_prompts_share_nothing_with_the_bundled_suite() -> None:
-    texts = [json.loads(line)["prompt"] for path in sorted((resources.shelf("builders") / "data").glob("*.jsonl")) for line in path.read_text().splitlines() if "prompt" in json.loads(line)]  # fmt: skip
+    paths = (resources.shelf("builders") / "data" / f"{task}.jsonl" for task in TASKS)
+    texts = [json.loads(line)["prompt"] for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
     rows = [row(i) | {"prompt_id": f"{i:04d}", "prompt": ask(text)} for i, text in enumerate(texts)]
     found = audit(rows, against=read_evaluation())
     assert found["evaluation-near-duplicates"].count == found["evaluation-ngrams-in-prompts"].count == 0

@@ -80,9 +80,10 @@ class Lint:
         if wrong := [name for name in TWO_SIDED if (shares.get(name, 1.0)) < 0.5]:
             raise ValueError(f"{' and '.join(wrong)} must be at least 0.5: one half is no bias at all.")
         if min(self.prompt_ngram, self.reply_ngram) < 4:
-            raise ValueError(
-                "prompt_ngram and reply_ngram must be at least 4: fewer words in a row are shared by chance."
-            )
+            raise ValueError("prompt_ngram and reply_ngram must be at least 4: fewer words are shared by chance.")
+        for name in self.evaluation:
+            if not name.endswith((".jsonl", ".csv", ".parquet")) and "@" not in name:
+                raise ValueError(f"{name} names a Hub data set without a revision; write {name}@<commit sha>.")
 
 
 TWO_SIDED = ("longer_chosen", "length_predicts_label")
