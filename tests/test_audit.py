@@ -352,3 +352,15 @@ def test_a_target_that_is_not_there(udasa: Any, tmp_path: Path) -> None:
     code, _, error = udasa("lint", tmp_path)
     assert code == 2
     assert "is not a release" in error
+
+
+def test_evaluation_prompts_stop_a_build_before_sampling(
+    settings: Recipe, folder: Path, tmp_path: Path, sampled: list[int]
+) -> None:
+    path = str(write_jsonl(tmp_path / "exam.jsonl", {"item": TEXTS[4]}))
+    with pytest.raises(LimitError, match="evaluation-near-duplicates is .* Nothing was sampled"):
+        flow.build(replace(settings, lint=Lint(evaluation=(path,))), folder)
+    assert sampled == []
+    allowed = Lint(evaluation=(path,), evaluation_near_duplicates=1.0)
+    flow.build(replace(settings, lint=allowed), folder)
+    assert sum(sampled) == 9

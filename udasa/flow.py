@@ -1,7 +1,7 @@
 """The build on one page: sources -> prompts -> responses -> scored -> pairs, in a folder that can be resumed.
 
-<folder>/recipe.json  models.json  planted.json  prompts/  dropped/  responses/  scored/  answers.sqlite  pairs/  ledger/
-         build.json (written last)
+<folder>/recipe.json  models.json  planted.json  prompts/  dropped/  responses/  scored/  answers.sqlite  pairs/
+         ledger/  build.json (written last)
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ def build(settings: Recipe, folder: Path, progress: Progress = silent, answers: 
     if not is_finished(settings, folder):
         pin_models(settings, folder)
         collect_prompts(settings, folder)
-        plant(settings, folder)
+        check(settings, folder)
         for source, step in steps(settings, answers or folder / ANSWERS):
             run_local(folder, source, step, progress)
         pair_and_stage(settings, folder)
@@ -155,12 +155,16 @@ def collect_prompts(settings: Recipe, folder: Path) -> None:
     run.write_shard(dropped, found.dropped)
 
 
-def plant(settings: Recipe, folder: Path) -> None:
-    """Ask the entailer and the judge the planted questions, once, before hours go into sampling.
+def check(settings: Recipe, folder: Path) -> None:
+    """Fail before hours go into sampling: on prompts of the evaluation, or on models that planted questions find out.
 
     Raises:
-        LimitError: one of them is below its floor.
+        LimitError: a prompt is an evaluation's, where none may be; or the entailer or the judge is below its floor.
     """
+    lint.fail_on_limits(
+        lint.audit_prompts(run.read_frame(folder, "prompts"), settings),
+        "Nothing was sampled. Take these prompts out of the sources and build into a new folder.",
+    )
     if settings.planted.path is None:
         return
     questions, path = planted.read_questions(settings.planted.path), folder / planted.FILE

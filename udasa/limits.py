@@ -89,7 +89,7 @@ class Lint:
 TWO_SIDED = ("longer_chosen", "length_predicts_label")
 """Limits of values around one half: a value passes between one less the limit and the limit."""
 
-LIMITS = tuple(field.name for field in dataclasses.fields(Lint) if field.type == (float | None))  # type: ignore[arg-type]
+LIMITS = tuple(field.name for field in dataclasses.fields(Lint) if field.type == (float | None))
 """The fields of `Lint` that limit a finding, each named like it."""
 
 

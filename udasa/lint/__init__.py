@@ -19,7 +19,7 @@ from udasa.lint import planted
 from udasa.lint.evaluation import Evaluation, read_evaluation
 from udasa.lint.finding import Finding, share, unchecked
 from udasa.lint.labels import label_findings
-from udasa.lint.overlap import overlap_findings
+from udasa.lint.overlap import in_prompts, overlap_findings
 from udasa.recipe import Recipe
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Evaluation",
     "Finding",
     "audit_build",
+    "audit_prompts",
     "disagreements",
     "fail_on_limits",
     "lint",
@@ -57,7 +58,7 @@ def lint(
         evaluation: what the pairs must not overlap with; default: the bundled suite and the recipe's.
         count_tokens: the trainer's tokenizer; without it one finding is not checked, and says so.
     """
-    limits = {name.replace("_", "-"): limit for name, limit in _limits(settings.lint).items()}
+    limits = _limits(settings.lint)
     rows = _with_texts(pairs)
     evaluation = evaluation or read_evaluation(settings.lint.evaluation)
     findings = [
@@ -66,6 +67,20 @@ def lint(
         _over_max_length(pairs, settings, limits, count_tokens),
     ]
     return sorted(findings, key=lambda finding: finding.name)
+
+
+def audit_prompts(prompts: pl.DataFrame, settings: Recipe) -> list[Finding]:
+    """Return what is known before anything is sampled: the prompts' overlap with the evaluation, where the limit is 0.
+
+    A larger limit is a share of the pairs, which are not known yet. `prompts` is as `schema.PROMPTS`.
+    """
+    limits = _limits(settings.lint)
+    names = [name for name, limit in limits.items() if limit == 0]
+    if not {"evaluation-near-duplicates", "evaluation-ngrams-in-prompts"} & set(names):
+        return []
+    rows = prompts.select("prompt_id", prompt_text=_turns("messages")).sort("prompt_id")
+    found = in_prompts(rows, read_evaluation(settings.lint.evaluation), settings, limits)
+    return [finding for finding in found if finding.name in names]
 
 
 def audit_build(
@@ -125,15 +140,21 @@ def _same(old: Any, new: Any) -> bool:
 
 
 def _limits(settings: Lint) -> dict[str, float | None]:
-    return {name: getattr(settings, name) for name in LIMITS}
+    """Return the limits by the names of their findings."""
+    return {name.replace("_", "-"): getattr(settings, name) for name in LIMITS}
 
 
 def _with_texts(pairs: pl.DataFrame) -> pl.DataFrame:
     """Return the pairs without their conversations, with the text of the prompt's turns and of both replies."""
-    turns = pl.element().filter(pl.element().struct.field("role") != "system").struct.field("content")
     reply = {f"{side}_text": pl.col(side).list.last().struct.field("content").fill_null("") for side in _SIDES}
-    texts = pairs.with_columns(prompt_text=pl.col("prompt").list.eval(turns).list.join(" ").fill_null(""), **reply)
+    texts = pairs.with_columns(prompt_text=_turns("prompt"), **reply)
     return texts.drop("prompt", *_SIDES)
+
+
+def _turns(column: str) -> pl.Expr:
+    """Return the text of a conversation without its system turns, as near-duplicates are told by."""
+    turns = pl.element().filter(pl.element().struct.field("role") != "system").struct.field("content")
+    return pl.col(column).list.eval(turns).list.join(" ").fill_null("")
 
 
 _SIDES = ("chosen", "rejected")
@@ -152,7 +173,7 @@ def _over_max_length(
     longest = pairs.select(
         "prompt_id", tokens=pl.max_horizontal(*(pl.Series(tokens[side], dtype=pl.Int64) for side in _SIDES))
     )
-    most = longest["tokens"].max()
+    most = max((max(sides) for sides in zip(*tokens.values(), strict=True)), default=0)
     return share(
         name,
         longest,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -24,7 +25,8 @@ class Interval(NamedTuple):
     high: float
 
 
-class Finding(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Finding:
     """One line of the audit."""
 
     name: str
@@ -50,7 +52,7 @@ class Finding(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as JSON values."""
-        return {**self._asdict(), "examples": list(self.examples)}
+        return {**asdict(self), "examples": list(self.examples)}
 
 
 def finding(
@@ -68,10 +70,10 @@ def finding(
 ) -> Finding:
     """Return a finding, held against its limit; a limit that is a floor is the smallest value that passes."""
     value = None if value is None else round(value, _DIGITS) + 0.0
-    ends = (None, None) if interval is None else tuple(round(end, _DIGITS) + 0.0 for end in interval)
+    low, high = (None if end is None else round(end, _DIGITS) + 0.0 for end in interval or (None, None))
     failed = value is not None and limit is not None and _beyond(name, value, limit, floor)
     shown = tuple(sorted(set(examples))[:EXAMPLES])
-    return Finding(name, count, total, value, unit, *ends, limit, failed, shown, detail)
+    return Finding(name, count, total, value, unit, low, high, limit, failed, shown, detail)
 
 
 def _beyond(name: str, value: float, limit: float, floor: bool) -> bool:

@@ -88,8 +88,7 @@ def _lengths(pairs: pl.DataFrame, limits: Limits) -> list[Finding]:
     d: Floats = lengths["d"].to_numpy().astype(np.float64)
     number = range(len(d))
     found = auc(d, -d, (number, number))
-    gap = lengths["d"].median()
-    typical = "" if gap is None else f"; the median of the difference is {gap:+g} characters"
+    typical = f"; the median of the difference is {np.median(d):+g} characters" if len(d) else ""
     return [
         finding(
             "longer-chosen",

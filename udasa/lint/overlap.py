@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from udasa.lint.evaluation import Evaluation
-from udasa.lint.finding import Finding, finding, share
+from udasa.lint.finding import EXAMPLES, Finding, finding, share
 from udasa.prompts import SHINGLE, words
 from udasa.recipe import Recipe
 
@@ -40,7 +40,11 @@ class Grams(NamedTuple):
 def overlap_findings(pairs: pl.DataFrame, evaluation: Evaluation, settings: Recipe, limits: Limits) -> list[Finding]:
     """Return the findings about prompts and evaluation data; `pairs` with its texts, as in `label_findings`."""
     rows = pairs.sort("prompt_id")
-    return [*_between_prompts(rows, settings, limits), *_with_evaluation(rows, evaluation, settings, limits)]
+    return [
+        *_between_prompts(rows, settings, limits),
+        *in_prompts(rows, evaluation, settings, limits),
+        _in_replies(rows, evaluation, settings, limits),
+    ]
 
 
 def _between_prompts(rows: pl.DataFrame, settings: Recipe, limits: Limits) -> list[Finding]:
@@ -69,30 +73,36 @@ def _between_prompts(rows: pl.DataFrame, settings: Recipe, limits: Limits) -> li
     ]
 
 
-def _with_evaluation(rows: pl.DataFrame, evaluation: Evaluation, settings: Recipe, limits: Limits) -> list[Finding]:
-    lint, against = settings.lint, f"{len(evaluation.texts):,} evaluation texts ({evaluation.about})"
-    alike = near_texts(sets(rows["prompt_text"]), sets(evaluation.texts), lint.similarity)["a"].unique()
-    in_prompts = _sharing(rows["prompt_text"], evaluation.texts, lint.prompt_ngram)
-    in_replies = np.union1d(
-        *(_sharing(rows[f"{side}_text"], evaluation.texts, lint.reply_ngram) for side in ("chosen", "rejected"))
-    )
+def in_prompts(rows: pl.DataFrame, evaluation: Evaluation, settings: Recipe, limits: Limits) -> list[Finding]:
+    """Return the findings about prompts and evaluation data; `rows` with `prompt_text`, sorted by id."""
+    lint, texts = settings.lint, rows["prompt_text"]
+    alike = near_texts(sets(texts), sets(evaluation.texts), lint.similarity)["a"].unique().to_numpy()
+    shared = _sharing(texts, evaluation.texts, lint.prompt_ngram)
     found = {
-        "evaluation-near-duplicates": (alike.to_numpy(), f"prompts are at {lint.similarity:g} or more like one"),
-        "evaluation-ngrams-in-prompts": (in_prompts, f"prompts share {lint.prompt_ngram} words in a row with one"),
-        "evaluation-ngrams-in-replies": (in_replies, f"pairs share {lint.reply_ngram} words in a row with one"),
+        "evaluation-near-duplicates": (alike, f"prompts are at {lint.similarity:g} or more like"),
+        "evaluation-ngrams-in-prompts": (shared, f"prompts share {lint.prompt_ngram} words in a row with"),
     }
-    return [
-        finding(
-            name,
-            limits[name],
-            f"{len(at):,} of {rows.height:,} {what} of {against}.",
-            count=len(at),
-            total=rows.height,
-            value=len(at) / rows.height if rows.height else None,
-            examples=rows["prompt_id"].gather(np.sort(at)[:5]),
-        )
-        for name, (at, what) in found.items()
-    ]
+    return [_against(name, rows, at, what, evaluation, limits) for name, (at, what) in found.items()]
+
+
+def _in_replies(rows: pl.DataFrame, evaluation: Evaluation, settings: Recipe, limits: Limits) -> Finding:
+    n = settings.lint.reply_ngram
+    sides = (_sharing(rows[f"{side}_text"], evaluation.texts, n) for side in ("chosen", "rejected"))
+    what = f"pairs have a reply that shares {n} words in a row with"
+    return _against("evaluation-ngrams-in-replies", rows, np.union1d(*sides), what, evaluation, limits)
+
+
+def _against(name: str, rows: pl.DataFrame, at: Rows, what: str, evaluation: Evaluation, limits: Limits) -> Finding:
+    return finding(
+        name,
+        limits[name],
+        f"{len(at):,} of {rows.height:,} {what} one of {len(evaluation.texts):,} evaluation texts "
+        f"({evaluation.about}).",
+        count=len(at),
+        total=rows.height,
+        value=len(at) / rows.height if rows.height else None,
+        examples=rows["prompt_id"].gather(np.sort(at)[:EXAMPLES]),
+    )
 
 
 def sets(texts: pl.Series) -> pl.DataFrame:
