@@ -1,11 +1,12 @@
 """A 7B policy on a GPU with vLLM, on public prompt sets: the recipe of a first full release.
 
 Needs `pip install 'udasa[vllm]'` in an environment of its own, and the Hub. Where the source of the harmlessness
-prompts has withheld a text it says REDACTED; those rows are one prompt, and deduplication leaves one of them.
+prompts has withheld a text it says REDACTED; those rows are one prompt, and deduplication leaves one of them. The floors
+of the planted questions are well above chance and below what such models should reach; no run has tried them yet.
 """
 
 from udasa.backends import ModelSpec, Sampling
-from udasa.recipe import Judging, Recipe, Source, Staging, Training, constitution
+from udasa.recipe import Judging, Planted, Recipe, Source, Staging, Training, constitution
 
 POLICY = ModelSpec(
     model="Qwen/Qwen2.5-7B-Instruct",
@@ -55,6 +56,7 @@ RECIPE = Recipe(
     sampling=Sampling(k=8, temperature=1.0, max_new_tokens=512),
     judging=Judging(constitution=constitution("bundled:data/constitution.jsonl")),
     staging=Staging(test_share=0.05),
+    planted=Planted(entailer_floor=0.8, judge_floor=0.6),
     training=Training(learning_rate=5e-6, batch_size=32, device_batch_size=4, max_length=1024, lora_rank=16),
     license="cc-by-sa-3.0",
     shard_size=512,

@@ -358,7 +358,7 @@ def test_evaluation_prompts_stop_a_build_before_sampling(
     settings: Recipe, folder: Path, tmp_path: Path, sampled: list[int]
 ) -> None:
     path = str(write_jsonl(tmp_path / "exam.jsonl", {"item": TEXTS[4]}))
-    with pytest.raises(LimitError, match="evaluation-near-duplicates is .* Nothing was sampled"):
+    with pytest.raises(LimitError, match=r"evaluation-near-duplicates is .* Nothing was sampled"):
         flow.build(replace(settings, lint=Lint(evaluation=(path,))), folder)
     assert sampled == []
     allowed = Lint(evaluation=(path,), evaluation_near_duplicates=1.0)

@@ -19,7 +19,8 @@ from pydantic.dataclasses import dataclass
 from udasa import resources
 from udasa.backends import MEMBERS, STRICT, ModelSpec, Principle, Runtime, Sampling
 from udasa.errors import UserError
-from udasa.limits import Lint, Planted
+from udasa.limits import Lint as Lint
+from udasa.limits import Planted as Planted
 
 Task = Literal["harmlessness", "helpfulness", "truthfulness", "sentiment"]
 Domain = Literal["general", "health", "law", "technical"]
