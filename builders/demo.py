@@ -1,7 +1,7 @@
 """The embedded default: a small real model on a laptop CPU, from packages, with no download from a hub.
 
-It sets no floor for planted questions: its entailer takes contradictions for one meaning, and its judge answers about as
-well as chance (docs/lint.md has the figures).
+It sets no floor for planted questions: its entailer takes contradictions for one meaning, and its judge answers about
+as well as chance (docs/lint.md has the figures).
 """
 
 from udasa.backends import ModelSpec, Sampling

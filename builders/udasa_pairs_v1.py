@@ -1,8 +1,8 @@
 """A 7B policy on a GPU with vLLM, on public prompt sets: the recipe of a first full release.
 
 Needs `pip install 'udasa[vllm]'` in an environment of its own, and the Hub. Where the source of the harmlessness
-prompts has withheld a text it says REDACTED; those rows are one prompt, and deduplication leaves one of them. The floors
-of the planted questions are well above chance and below what such models should reach; no run has tried them yet.
+prompts has withheld a text it says REDACTED; those rows are one prompt, and deduplication leaves one of them. The
+floors of the planted questions are above chance and below what such models should reach; no run has tried them yet.
 """
 
 from udasa.backends import ModelSpec, Sampling
