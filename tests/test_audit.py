@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import tiny
+from tests.hub.client import run_client
+from tests.hub.server import RunningHub
 from tests.tables import recipe, write_jsonl
 from udasa import flow, run
 from udasa import recipe as recipes
@@ -19,7 +21,7 @@ from udasa.backends import FakeJudge, FakeSampler
 from udasa.cli import main
 from udasa.errors import LimitError, UserError
 from udasa.limits import Lint, Planted
-from udasa.lint import Finding, audit_build, disagreements, fail_on_limits, finding, planted
+from udasa.lint import Finding, audit_build, disagreements, fail_on_limits, finding, planted, recheck
 from udasa.publish import publish
 from udasa.recipe import Pairing, Recipe, Training
 from udasa.score import Scorer
@@ -279,6 +281,20 @@ def test_what_disagrees_is_named(settings: Recipe, folder: Path) -> None:
     assert lines[-1] == "ties: count is 0, not 7"
 
 
+def test_a_release_is_rechecked_without_its_evaluation_data(settings: Recipe, folder: Path, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "exam.jsonl", {"item": "what is the height of that old lighthouse"})
+    asked = replace(settings, lint=Lint(evaluation=(str(path),)), planted=BUNDLED)
+    flow.build(asked, folder)
+    tables = [run.read_frame(folder, name) for name in ("pairs", "scored", "ledger")]
+    stored = list(findings(folder).values())
+    assert recheck(stored, tables[0], tables[1], tables[2], asked) == []
+    path.unlink()
+    assert recheck(stored, tables[0], tables[1], tables[2], asked) == []
+    fewer = recheck(stored, tables[0].head(-1), tables[1], tables[2], asked)
+    assert any(line.startswith("longer-chosen: total is ") for line in fewer)
+    assert not any(line.startswith("evaluation-") for line in fewer)
+
+
 # --- the command
 
 
@@ -304,6 +320,21 @@ def test_a_build_and_its_release_are_found_alike(udasa: Any, settings: Recipe, f
     assert code == 0
     assert "Audit" in table
     assert "over-max-length: Not checked: no tokenizer was given" in table
+
+
+def test_a_release_on_a_hub(hub: RunningHub, settings: Recipe, folder: Path, tmp_path: Path) -> None:
+    def publish_and_lint(build: str) -> list[dict[str, Any]]:
+        from pathlib import Path
+
+        from udasa.cli.lint import find
+        from udasa.publish import publish
+
+        publish(Path(build), "acme/audited", version="1.0.0")
+        return [finding.to_json() for finding in find("acme/audited@v1.0.0", [], None)]
+
+    flow.build(replace(settings, planted=BUNDLED), folder)
+    found = run_client(hub, publish_and_lint, str(folder), home=tmp_path / "home", token=hub.token())
+    assert found == list(findings(folder).values())
 
 
 def test_a_failed_build_can_be_looked_at(udasa: Any, settings: Recipe, folder: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def lint(
 ) -> None:
     """Audit the labels of a data set; exit 1 if a finding is beyond the limit that the recipe sets."""
     quiet_libraries()
-    findings = _findings(target, eval_data or [], tokenizer)
+    findings = find(target, eval_data or [], tokenizer)
     if as_json:
         print(json.dumps([finding.to_json() for finding in findings], indent=2, allow_nan=False))
     else:
@@ -36,7 +36,7 @@ def lint(
         raise typer.Exit(1)
 
 
-def _findings(target: str, eval_data: Sequence[str], tokenizer: str | None) -> "list[Finding]":
+def find(target: str, eval_data: Sequence[str], tokenizer: str | None) -> "list[Finding]":
     """Audit a build's folder, finished or failed, or a release; what only its models can tell is taken as stored."""
     from udasa import lint as audit
     from udasa import recipe, run

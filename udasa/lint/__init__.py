@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from udasa import run
-from udasa.errors import LimitError
+from udasa.errors import LimitError, UserError
 from udasa.limits import LIMITS, Lint
 from udasa.lint import planted
 from udasa.lint.evaluation import Evaluation, read_evaluation
@@ -32,6 +32,7 @@ __all__ = [
     "fail_on_limits",
     "lint",
     "read_evaluation",
+    "recheck",
 ]
 
 CountTokens = Callable[[Sequence[Sequence[Mapping[str, str]]]], Sequence[int]]
@@ -123,6 +124,24 @@ def disagreements(stored: Iterable[Mapping[str, Any]], found: Iterable[Finding])
         wrong = [key for key in new if key != "detail" and not _same(old.get(key), new[key])]
         lines += [f"{old['name']}: {key} is {new[key]}, not {old.get(key)}" for key in wrong]
     return lines
+
+
+def recheck(
+    stored: Iterable[Mapping[str, Any]],
+    pairs: pl.DataFrame,
+    scored: pl.DataFrame,
+    ledger: pl.DataFrame,
+    settings: Recipe,
+) -> list[str]:
+    """Audit a release's tables and return what its stored findings say otherwise; see `disagreements`.
+
+    Where the recipe's own evaluation data is out of reach, the findings against it are left out.
+    """
+    try:
+        evaluation = read_evaluation(settings.lint.evaluation)
+    except (UserError, OSError):
+        evaluation = read_evaluation()
+    return disagreements(stored, lint(pairs, scored, ledger, settings, evaluation))
 
 
 def _evaluation_of(finding: Mapping[str, Any]) -> str:
