@@ -1,4 +1,4 @@
-"""Commands that make a build: demo, build."""
+"""Commands that make a build: demo, build, restage."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,7 +47,7 @@ def build(
     """Build staged pairs: prompts, responses, uncertainties, pairs, stages."""
     import dataclasses
 
-    from udasa import flow, run
+    from udasa import flow
     from udasa.recipe import load
 
     quiet_libraries()
@@ -56,6 +56,28 @@ def build(
         sources = (dataclasses.replace(s, limit=min(limit, s.limit or limit)) for s in settings.sources)
         settings = dataclasses.replace(settings, sources=tuple(sources))
     flow.build(settings, output, bars, answers)
+    _print_ledger(output)
+
+
+@app.command()
+def restage(
+    source: Annotated[Path, typer.Argument(metavar="BUILD", help="A finished build.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new build.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="With other weights, pairing, staging or training; default: the build's own.")
+    ] = None,
+) -> None:
+    """Pair and stage anew from stored scores: a new build, and no model runs."""
+    from udasa import flow
+    from udasa.recipe import load
+
+    flow.restage(source, output, None if recipe is None else load(recipe))
+    _print_ledger(output)
+
+
+def _print_ledger(output: Path) -> None:
+    from udasa import run
+
     ledger = run.read_frame(output, "ledger")
     shown = table("outcome", "prompts", title=f"Ledger ({ledger.height} prompts)")
     for outcome, count in ledger.group_by("outcome").len().sort("len", "outcome", descending=[True, False]).iter_rows():

@@ -1,4 +1,4 @@
-"""Commands about what leaves the machine: publish, card, where."""
+"""Commands about what leaves the machine: publish, verify, rebuild, diff, card, where."""
 
 import json
 from enum import Enum
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from udasa.cli.terminal import app, out, print_loading, quiet_libraries
+from udasa.cli.terminal import app, out, print_loading, quiet_libraries, table
 from udasa.errors import UserError
 
 
@@ -19,22 +19,121 @@ class ShelfName(Enum):
     cards = "cards"
 
 
+class Gate(Enum):
+    """How readers of a gated repository get access."""
+
+    auto = "auto"
+    manual = "manual"
+
+
+Target = Annotated[str, typer.Argument(help="A folder, or a Hub data set: org/name or org/name@revision.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
 @app.command()
 def publish(
-    build: Annotated[Path, typer.Argument(help="A finished build.")],
+    build: Annotated[Path, typer.Argument(help="Build folder.")],
     target: Annotated[str, typer.Argument(help="A folder (./name) or a Hub data set (org/name).")],
-    version: Annotated[str, typer.Option(help="MAJOR.MINOR.PATCH; the tag is v<version>.")],
-    public: Annotated[bool, typer.Option("--public", help="Create the repository as public.")] = False,
+    version: Annotated[
+        str | None,
+        typer.Option(help="MAJOR.MINOR.PATCH, or auto for the one that the differences ask for; without it, only say."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Make the repository public.")] = False,
+    gated: Annotated[Gate | None, typer.Option(help="Let readers ask for access: granted at once, or by hand.")] = None,
 ) -> None:
     """Publish a build as a data set: one commit, a tag, and read back."""
-    from udasa.publish import publish as run_publish
+    from udasa import publish as publishing
 
     quiet_libraries()
-    release = run_publish(build, target, version=version, private=not public)
+    if version is None:
+        proposal = publishing.propose(build, target)
+        number = ".".join(map(str, proposal.version))
+        out.print(f"Nothing was published. The differences ask for {number}: {proposal.why}", soft_wrap=True)
+        out.print(f"    udasa publish {build} {target} --version {number}", highlight=False, soft_wrap=True)
+        return
+    release = publishing.publish(
+        build, target, version=version, private=not public, gated=None if gated is None else gated.value
+    )
     commit = f", commit {release.commit}" if release.commit else ""
     out.print(f"Published {release.target} {release.version}{commit}", highlight=False, soft_wrap=True)
     out.print(f"manifest sha256 {release.digest}; read back and equal", highlight=False, soft_wrap=True)
+    out.print(f"Version: {release.why}", highlight=False, soft_wrap=True)
     print_loading(release.target, "exploratory", f"v{release.version}" if release.commit else None)
+
+
+@app.command()
+def verify(target: Target, as_json: AsJson = False) -> None:
+    """Check a release from its bytes up; exit 1 and say what does not fit, if anything."""
+    from udasa.publish import verify as run_verify
+    from udasa.publish.verify import MEANINGS
+
+    quiet_libraries()
+    found = run_verify(target)
+    if as_json:
+        problems = [problem._asdict() for problem in found.problems]
+        print(json.dumps({**found._asdict(), "problems": problems}, indent=2))
+    else:
+        shown = table("check", "found", "what it holds the release to", title=f"{target}")
+        for name, meaning in MEANINGS.items():
+            count = sum(problem.check == name for problem in found.problems)
+            shown.add_row(
+                name, "not made" if name not in found.checked else f"{count} wrong" if count else "ok", meaning
+            )
+        out.print(shown)
+        for problem in found.problems:
+            ids = f" ({', '.join(problem.ids)})" if problem.ids else ""
+            out.print(f"{problem.check}: {problem.what}{ids}", markup=False, highlight=False, soft_wrap=True)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def rebuild(
+    target: Target,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a build folder.")] = None,
+    check: Annotated[bool, typer.Option("--verify", help="Compare with the release, byte by byte.")] = False,
+) -> None:
+    """Make pairs, stages and ledger again from a release's responses and recipe, without a model."""
+    from udasa.publish import rebuild as run_rebuild
+    from udasa.publish import rebuild_differs
+
+    if check == (output is not None):
+        raise UserError("Say either --verify, to compare with the release, or --output FOLDER, to write a build.")
+    if output is not None:
+        out.print(f"Build: {run_rebuild(target, output)}", highlight=False, soft_wrap=True)
+        return
+    found = rebuild_differs(target)
+    for line in found.differ:
+        out.print(f"differs: {line}", markup=False, highlight=False, soft_wrap=True)
+    same = len(found.files) - len(set(found.files) & set(found.differ))
+    out.print(f"{same} of {len(found.files)} tables come out byte for byte.", highlight=False)
+    if found.differ:
+        raise typer.Exit(1)
+
+
+@app.command()
+def diff(
+    before: Target,
+    after: Target,
+    as_json: AsJson = False,
+) -> None:
+    """Say which pairs differ between two releases or builds, how, and why."""
+    from udasa.publish import diff as run_diff
+    from udasa.release import open_data
+
+    found = run_diff(open_data(before), open_data(after))
+    if as_json:
+        print(json.dumps({**found.summary(), "rows": found.rows.to_dicts()}, indent=2, ensure_ascii=False))
+        return
+    shown = table(
+        "change", "reason", "pairs", title=f"{found.rows.height} pairs differ ({found.pairs[0]} -> {found.pairs[1]})"
+    )
+    for change, reason, count in found.counts():
+        shown.add_row(change, reason, str(count))
+    out.print(shown)
+    out.print(f"Asks for: {found.level()}. {found.why()}.", markup=False, highlight=False, soft_wrap=True)
+    for line in found.settings:
+        out.print(f"setting {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
