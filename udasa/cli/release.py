@@ -65,7 +65,7 @@ def publish(
 def verify(target: Target, as_json: AsJson = False) -> None:
     """Check a release from its bytes up; exit 1 and say what does not fit, if anything."""
     from udasa.publish import verify as run_verify
-    from udasa.publish.verify import MEANINGS
+    from udasa.publish.checks import MEANINGS
 
     quiet_libraries()
     found = run_verify(target)
