@@ -17,10 +17,10 @@ from udasa import cards
 from udasa.errors import UserError
 from udasa.publish import versions
 from udasa.publish.assemble import assemble, sha256, stamp
+from udasa.publish.checks import Problem, Verified, verify, verify_folder
 from udasa.publish.differences import Diff, diff
 from udasa.publish.hub import Access, Gated, push, tags
 from udasa.publish.recompute import rebuild, rebuild_differs
-from udasa.publish.checks import Problem, Verified, verify, verify_folder
 from udasa.publish.versions import FIRST, Proposal, Version
 from udasa.release import MANIFEST, Opened, is_folder, open_data, open_release
 

@@ -63,6 +63,7 @@ def assemble(build: Path, target: str, version: str, into: Path) -> dict[str, An
 
 def stamp(manifest: Mapping[str, Any], into: Path) -> dict[str, Any]:
     """Write the card of a manifest, and the manifest with the card's sha256; returns the latter."""
+    manifest = json.loads(json.dumps(manifest, sort_keys=True))  # as it will be read, in that order
     card = render_card(manifest)
     cards.validate(card, "dataset")
     (into / CARD).write_text(card, encoding="utf-8")

@@ -9,11 +9,11 @@ import json
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from udasa import __version__, recipe, run, schema, stages
 from udasa.errors import UserError
@@ -50,12 +50,12 @@ class Verified(NamedTuple):
     """Empty if the release is whole."""
 
 
-class _Facts(TypedDict):
+class _Facts(BaseModel):
     sha256: str
     bytes: int
 
 
-class _Manifest(TypedDict):
+class _Manifest(BaseModel):
     """The part of manifest.json that the checks stand on."""
 
     format: int
@@ -158,7 +158,7 @@ def _readable(folder: Path) -> bool:
 
 def _manifest(t: Tables) -> Found:
     try:
-        TypeAdapter(_Manifest).validate_python(t.manifest)
+        _Manifest.model_validate(t.manifest)
         settings = t.opened.recipe
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False)]
