@@ -56,7 +56,7 @@ def assemble(build: Path, target: str, version: str, into: Path) -> dict[str, An
     }
     _write_figures(manifest, pairs, scored, into)  # figures and tables know nothing of the version
     manifest["files"] = {
-        path.relative_to(into).as_posix(): _file_facts(path) for path in sorted(into.rglob("*")) if path.is_file()
+        path.relative_to(into).as_posix(): file_facts(path) for path in sorted(into.rglob("*")) if path.is_file()
     }
     return stamp(manifest, into)
 
@@ -67,7 +67,7 @@ def stamp(manifest: Mapping[str, Any], into: Path) -> dict[str, Any]:
     card = render_card(manifest)
     cards.validate(card, "dataset")
     (into / CARD).write_text(card, encoding="utf-8")
-    stamped = {**manifest, "card": _file_facts(into / CARD)}
+    stamped = {**manifest, "card": file_facts(into / CARD)}
     (into / MANIFEST).write_text(json.dumps(stamped, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return stamped
 
@@ -170,7 +170,8 @@ def _statistics(values: pl.Series) -> dict[str, float | int | None]:
     return {"n": len(present), "nulls": values.null_count(), "mean": mean, **quantiles}
 
 
-def _file_facts(path: Path) -> dict[str, int | str]:
+def file_facts(path: Path) -> dict[str, int | str]:
+    """Return what the manifest says of a file: sha256, bytes, and the rows of a parquet file."""
     facts: dict[str, int | str] = {"sha256": sha256(path), "bytes": path.stat().st_size}
     if path.suffix == ".parquet":
         facts["rows"] = run.num_rows(path)
