@@ -224,3 +224,16 @@ def test_progress_is_of_what_is_left_to_do(folder: Path) -> None:
     run.run_local(folder, "in", Tenfold().step(), progress)
     run.run_local(folder, "in", Tenfold().step(), progress)
     assert seen[4:] == [("out", 2), 2]
+
+
+def test_row_groups_fit_a_viewer_and_hang_on_the_values_alone(monkeypatch):
+    monkeypatch.setattr(run, "GROUP_BYTES", 100_000)
+    texts = ["x" * 100 for _ in range(5_000)]
+    plain = pa.table({"text": texts, "n": pa.array(range(5_000), pa.int64()), "list": [["ab"]] * 5_000})
+    assert run.rows_per_group(plain) == 512, "100 + 8 + 2 bytes a row: 909 fit"
+    same = pa.concat_tables([pa.table(plain.to_pydict()).slice(i, 1_000) for i in range(0, 5_000, 1_000)])
+    assert run.parquet_bytes(same.combine_chunks()) == run.parquet_bytes(plain)
+    groups = pq.ParquetFile(pa.BufferReader(run.parquet_bytes(plain))).metadata
+    assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] == [512] * 9 + [392]
+    assert run.rows_per_group(pa.table({"text": pa.array([], pa.string())})) >= 1
+    assert run.rows_per_group(pa.table({"text": ["x" * 1_000_000] * 2})) == 1

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from udasa.backends import Report, ignore
@@ -26,6 +27,11 @@ Apply = Callable[[pa.Table, Report], pa.Table]
 
 UNFINISHED = ".unfinished-"
 """How the name of a file that is being written begins; one that is left was being written when the run was killed."""
+
+
+GROUP_BYTES = 100_000_000
+"""Uncompressed bytes of a row group at most: what `datasets` writes for the Hub's viewer, which reads whole groups."""
+_MOST_ROWS = 1 << 20
 
 
 class Step(NamedTuple):
@@ -98,13 +104,47 @@ def write_shard(path: Path, table: pa.Table) -> None:
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
-    """Return a table as parquet: the same table gives the same bytes."""
+    """Return a table as parquet: the same table gives the same bytes.
+
+    Pages are cut by content, so that a new version uploads only what changed; with a page index, so that a viewer reads
+    only what it shows; and in row groups of at most `GROUP_BYTES`.
+    """
     sink = pa.BufferOutputStream()
     pq.write_table(
-        table, sink, compression="zstd", use_content_defined_chunking=True, write_page_index=True, store_schema=True
+        table,
+        sink,
+        row_group_size=rows_per_group(table),
+        compression="zstd",
+        use_content_defined_chunking=True,
+        write_page_index=True,
+        store_schema=True,
     )
     payload: bytes = sink.getvalue().to_pybytes()
     return payload
+
+
+def rows_per_group(table: pa.Table) -> int:
+    """Return the rows of a row group: the largest power of two that keeps it under `GROUP_BYTES`, on average.
+
+    A power of two, so that a version with a few more rows is cut at the same places.
+    """
+    size = max(1, sum(_plain_bytes(column) for column in table.columns))
+    fitting = max(1, GROUP_BYTES * table.num_rows // size)
+    return int(min(1 << (fitting.bit_length() - 1), _MOST_ROWS))
+
+
+def _plain_bytes(values: pa.Array | pa.ChunkedArray) -> int:
+    """Return the bytes of the values alone, whatever buffers hold them."""
+    if isinstance(values, pa.ChunkedArray):
+        return sum(_plain_bytes(chunk) for chunk in values.chunks)
+    kind = values.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _plain_bytes(values.flatten())
+    if pa.types.is_struct(kind):
+        return sum(_plain_bytes(values.field(index)) for index in range(kind.num_fields))
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return int(pc.sum(pc.binary_length(values), min_count=0).as_py())
+    return len(values) * int(kind.bit_width) // 8
 
 
 def write_file(path: Path, payload: bytes) -> None:
