@@ -1,13 +1,21 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from datasets import load_dataset
+from typer.testing import CliRunner
 
-from tests.builds import built
-from tests.hub.client import ClientError, run_client
+from tests.builds import built, recipe
+from tests.hub.client import ClientError, client_env, run_client
+from tests.hub.sample import prepare
+from tests.hub.store import File
+from tests.releases import edit
 from udasa.cards import validate
+from udasa.cli import app
 from udasa.errors import UserError
+from udasa.flow import restage
 from udasa.publish import publish, read_back
 from udasa.recipe import Pairing, Staging
 
@@ -188,8 +196,10 @@ def test_publishing_the_same_again_makes_no_commit(hub, released, build):
 
 
 def test_a_tag_is_never_moved(hub, released, tmp_path):
-    other = built(tmp_path / "build", pairing=Pairing(rejected="max"))
-    with pytest.raises(ClientError, match=r"already has a tag v1\.0\.0 with other content") as refused:
+    other = built(tmp_path / "build", pairing=Pairing(rejected="next"))
+    with pytest.raises(
+        ClientError, match=r"v1\.0\.0 already has other content; .*pairs replaced \(settings changed\).*such as 2\.0\.0"
+    ) as refused:
         run_client(
             hub, publish_to_hub, str(other), released["repo"], "1.0.0", home=released["home"], token=released["token"]
         )
@@ -211,9 +221,9 @@ def test_a_new_version_replaces_the_files_and_keeps_the_old_tag(hub, released, t
 @pytest.mark.parametrize(
     ("token", "message"),
     [
-        (None, "No Hub token was found|does not accept the token"),
+        (None, "No Hub token was found|does not let you write"),
         ("hf_wrong", "does not accept the token"),
-        ("outsider", "may not write to acme/udasa-other"),
+        ("outsider", "does not let you write acme/udasa-other"),
     ],
 )
 def test_a_refused_token_publishes_nothing(hub, build, tmp_path, token, message):
@@ -225,27 +235,232 @@ def test_a_refused_token_publishes_nothing(hub, build, tmp_path, token, message)
     assert "acme/udasa-other" not in str(hub.store)
 
 
-def test_a_moved_head_publishes_nothing(hub, build, tmp_path):
-    hub.fail_next("POST", "/commit/", 412, "The branch was updated since you opened this page.")
-    args = (str(build), "acme/udasa-moved", "1.0.0")
-    with pytest.raises(ClientError, match="changed while this release was being prepared; nothing was published"):
-        run_client(hub, publish_to_hub, *args, home=tmp_path, token=hub.token("owner"))
-    assert run_client(hub, commits, "acme/udasa-moved", home=tmp_path, token=hub.token("owner"))["tags"] == {}
-    run_client(hub, publish_to_hub, *args, home=tmp_path, token=hub.token("owner"))
-    assert list(run_client(hub, commits, "acme/udasa-moved", home=tmp_path, token=hub.token("owner"))["tags"]) == [
-        "v1.0.0"
+# --- other writers, and a Hub that fails
+
+
+def writes(hub, repo, path, content):
+    """Another writer's commit on main."""
+
+    def act():
+        there = hub.store.repos["dataset", repo]
+        files = {**there.resolve("main").files, path: File.regular(content)}
+        there.commit("refs/heads/main", files, author="owner", title="another writer")
+
+    return act
+
+
+def test_a_commit_beside_the_release_is_kept_and_the_release_goes_on_top(hub, build, tmp_path):
+    repo = "acme/udasa-beside"
+    hub.act_before("POST", "/commit/", writes(hub, repo, "notes/plan.md", b"mine"), times=2)
+    commit = run_client(hub, publish_to_hub, str(build), repo, "1.0.0", home=tmp_path, token=hub.token())[3]
+    there = hub.store.repos["dataset", repo]
+    assert [c.title for c in there.history(there.resolve("main"))] == [
+        "Release v1.0.0",
+        "another writer",
+        "another writer",
+        "initial commit",
     ]
+    assert there.resolve("v1.0.0").sha == commit == there.resolve("main").sha
+    assert there.resolve("main").files["notes/plan.md"].data == b"mine"
 
 
-def test_a_release_whose_tag_failed_is_completed_by_publishing_again(hub, build, tmp_path):
-    hub.fail_next("POST", "/tag/", 500)
-    args = (str(build), "acme/udasa-untagged", "1.0.0")
-    with pytest.raises(ClientError) as failed:
-        run_client(hub, publish_to_hub, *args, home=tmp_path, token=hub.token("owner"))
-    assert failed.value.status == 500
-    commit = run_client(hub, publish_to_hub, *args, home=tmp_path, token=hub.token("owner"))[3]
-    found = run_client(hub, commits, "acme/udasa-untagged", home=tmp_path, token=hub.token("owner"))
-    assert found["tags"] == {"v1.0.0": commit} and found["commits"][0] == commit and len(found["commits"]) == 2
+@pytest.mark.parametrize("path", ["README.md", "data/moderate/train-00000-of-00001.parquet", "data/extra.parquet"])
+def test_a_commit_that_touches_the_release_stops_it(hub, build, tmp_path, path):
+    repo = f"acme/udasa-{path.replace('/', '-').replace('.', '-').lower()}"
+    hub.act_before("POST", "/commit/", writes(hub, repo, path, b"theirs"))
+    with pytest.raises(ClientError, match=r"\(412\): commit [0-9a-f]{40} touched .*Nothing was published") as stopped:
+        run_client(hub, publish_to_hub, str(build), repo, "1.0.0", home=tmp_path, token=hub.token())
+    assert stopped.value.type == "UserError" and path in stopped.value.message
+    there = hub.store.repos["dataset", repo]
+    assert there.resolve("main").title == "another writer" and list(there.refs) == ["refs/heads/main"]
+    found = run_client(hub, publish_to_hub, str(build), repo, "1.0.0", home=tmp_path, token=hub.token())
+    assert there.resolve("v1.0.0").sha == found[3]
+    assert there.resolve("main").files.get(path) != File.regular(b"theirs")
+
+
+def test_a_repository_that_never_rests_is_given_up(hub, build, tmp_path):
+    from udasa.publish.hub import ATTEMPTS
+
+    repo = "acme/udasa-restless"
+    hub.act_before("POST", "/commit/", writes(hub, repo, "log.txt", b"tick"), times=ATTEMPTS)
+    with pytest.raises(ClientError, match=rf"changed {ATTEMPTS} times .*nothing was published"):
+        run_client(hub, publish_to_hub, str(build), repo, "1.0.0", home=tmp_path, token=hub.token())
+    assert list(hub.store.repos["dataset", repo].refs) == ["refs/heads/main"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "more", "message"),
+    [
+        ("/commit/", 412, {}, "changed while this release was being prepared; nothing was published"),
+        ("/commit/", 429, {"retry_after": 7}, r"slow down \(429\); nothing was published. Run it again in 7 s"),
+        ("/commit/", 500, {}, r"The Hub failed \(500\); nothing was published"),
+        ("/tag/", 500, {}, "commit [0-9a-f]{40} is there, but not its tag: publish again to complete it"),
+    ],
+)
+def test_a_failure_says_what_is_there_and_publishing_again_completes_it(
+    hub, build, tmp_path, path, status, more, message
+):
+    repo = f"acme/udasa{path.replace('/', '-')}{status}"
+    hub.fail_next("POST", path, status, **more)
+    with pytest.raises(ClientError, match=message) as failed:
+        run_client(hub, publish_to_hub, str(build), repo, "1.0.0", home=tmp_path, token=hub.token())
+    assert failed.value.type == "UserError"
+    there = hub.store.repos["dataset", repo]
+    assert list(there.refs) == ["refs/heads/main"]
+    assert len(there.commits) == (2 if path == "/tag/" else 1)
+    commit = run_client(hub, publish_to_hub, str(build), repo, "1.0.0", home=tmp_path, token=hub.token())[3]
+    assert there.resolve("v1.0.0").sha == commit and len(there.commits) == 2
+
+
+# --- who may see it
+
+
+def access(hub, repo):
+    there = hub.store.repos["dataset", repo]
+    return there.private, there.gated
+
+
+def publish_for(build, repo, private, gated):
+    from pathlib import Path
+
+    from udasa.publish import publish
+
+    return list(publish(Path(build), repo, version="1.0.0", private=private, gated=gated))
+
+
+@pytest.mark.parametrize(("private", "gated"), [(True, None), (False, None), (False, "auto"), (True, "manual")])
+def test_visibility_and_gate_are_set(hub, build, tmp_path, private, gated):
+    repo = f"acme/udasa-seen-{private}-{gated}".lower()
+    run_client(hub, publish_for, str(build), repo, private, gated, home=tmp_path, token=hub.token())
+    assert access(hub, repo) == (private, gated or False)
+
+
+def test_a_public_repository_is_not_published_to_by_default(hub, build, tmp_path):
+    prepare(hub, "acme/udasa-open")
+    args = (str(build), "acme/udasa-open")
+    with pytest.raises(ClientError, match="is public and this release was to be private; nothing was published"):
+        run_client(hub, publish_for, *args, True, None, home=tmp_path, token=hub.token())
+    run_client(hub, publish_for, *args, False, None, home=tmp_path, token=hub.token())
+    assert "README.md" in hub.store.repos["dataset", "acme/udasa-open"].resolve("v1.0.0").files
+
+
+def test_a_private_repository_is_opened_once_the_release_is_whole(hub, build, tmp_path):
+    prepare(hub, "acme/udasa-closed", private=True)
+    hub.fail_next("POST", "/commit/", 500)
+    args = (str(build), "acme/udasa-closed", False, None)
+    with pytest.raises(ClientError):
+        run_client(hub, publish_for, *args, home=tmp_path, token=hub.token())
+    assert access(hub, "acme/udasa-closed")[0] is True
+    run_client(hub, publish_for, *args, home=tmp_path, token=hub.token())
+    assert access(hub, "acme/udasa-closed")[0] is False
+
+
+# --- versions, verification, differences on the Hub
+
+
+def life_of_a_data_set(first, second, repo, folder):
+    """What a maintainer does: propose, publish, change something, propose, publish, look, verify, rebuild, diff."""
+    from pathlib import Path
+
+    from udasa import publish as p
+    from udasa.release import open_data, open_release
+
+    a, b = Path(first), Path(second)
+    found = {"first": p.propose(a, repo)[:2]}
+    found["published"] = p.publish(a, repo, version="auto").version
+    found["nothing new"] = p.propose(a, repo)[:2]
+    found["again"] = p.publish(a, repo, version="auto").version
+    found["second"] = p.propose(b, repo)[:2]
+    found["card only"] = p.propose(Path(folder), repo)[:2]
+    release = p.publish(b, repo, version="auto")
+    found["why"] = release.why
+    found["changes"] = open_release(repo).facts["changes"]
+    found["problems"] = [p.verify(f"{repo}@{r}").problems for r in ("v1.0.0", "v2.0.0", release.commit)] + [
+        p.verify(repo).problems
+    ]
+    found["rebuilt"] = [p.rebuild_differs(f"{repo}@{tag}").differ for tag in ("v1.0.0", "v2.0.0")]
+    found["diff"] = p.diff(open_release(f"{repo}@v1.0.0"), open_data(repo)).summary()
+    try:
+        p.publish(b, repo, version="1.5.0")
+    except ValueError as error:
+        found["backwards"] = str(error)
+    try:
+        open_release(f"{repo}@v9.0.0")
+    except ValueError as error:
+        found["no such"] = str(error)
+    return found
+
+
+def test_a_data_set_over_two_versions(hub, build, tmp_path):
+    other = restage(build, tmp_path / "other", recipe(staging=Staging(thresholds=(0.2, 0.4))))
+    mit = restage(build, tmp_path / "mit", recipe(license="mit"))
+    args = (str(build), str(other), "acme/udasa-life", str(mit))
+    found = run_client(hub, life_of_a_data_set, *args, home=tmp_path / "home", token=hub.token())
+    assert (found["first"], found["published"]) == ([[1, 0, 0], "major"], "1.0.0")
+    assert (found["nothing new"], found["again"]) == ([[1, 0, 0], "none"], "1.0.0")
+    assert found["second"] == [[2, 0, 0], "major"] and found["card only"] == [[1, 0, 1], "patch"]
+    assert found["problems"] == [[], [], [], []] and found["rebuilt"] == [[], []]
+    assert "pairs moved (thresholds changed)" in found["why"] and found["why"].startswith("major since 1.0.0")
+    assert found["changes"]["since"] == "1.0.0"
+    assert {**found["changes"], "since": 0} == {
+        **{k: v for k, v in found["diff"].items() if k not in ("before", "after")},
+        "since": 0,
+    }
+    assert found["backwards"].startswith("Version 1.5.0 is below the newest one, 2.0.0")
+    assert "has no such revision" in found["no such"]
+    assert len(hub.store.repos["dataset", "acme/udasa-life"].commits) == 3
+
+
+def test_a_version_is_proposed_and_nothing_published(build, tmp_path):
+    run = CliRunner().invoke(app, ["publish", str(build), str(tmp_path / "release")], env={"COLUMNS": "300"})
+    assert run.exit_code == 0 and "Nothing was published. The differences ask for 1.0.0" in run.stdout
+    assert not (tmp_path / "release").exists()
+
+
+def test_a_build_that_does_not_hold_together_is_not_published(build, tmp_path):
+    broken = shutil.copytree(build, tmp_path / "build")
+    edit(broken / "pairs" / "00000.parquet", lambda rows: rows[0].update(rejected=rows[0]["chosen"]))
+    with pytest.raises(UserError, match="does not hold together, so it was not published: sides: "):
+        publish(broken, str(tmp_path / "release"), version="1.0.0")
+    assert not (tmp_path / "release").exists()
+
+
+# --- the token
+
+
+def test_the_token_is_nowhere(hub, build, tmp_path):
+    """Through the command line, with every library as talkative as it gets; failures talk the most."""
+    home, token, repo = tmp_path / "home", hub.token(), "acme/udasa-secret"
+    home.mkdir()
+    talk = {"HF_DEBUG": "1", "HF_HUB_VERBOSITY": "debug", "DATASETS_VERBOSITY": "debug", "RUST_LOG": "debug"}
+    env = client_env(hub, home=home, token=token) | talk
+    main = "import logging; logging.basicConfig(level='DEBUG'); from udasa.cli import main; main()"
+    said = []
+
+    def udasa(*args):
+        done = subprocess.run(
+            [sys.executable, "-c", main, *args], cwd=home, env=env, capture_output=True, text=True, timeout=240
+        )
+        said.append(done.stdout + done.stderr)
+        return done.returncode
+
+    hub.fail_next("POST", "/commit/", 500)
+    assert udasa("publish", str(build), repo, "--version", "auto") == 2
+    assert udasa("publish", str(build), repo, "--version", "auto", "--gated", "auto") == 0
+    assert udasa("verify", f"{repo}@v1.0.0") == 0
+    assert udasa("rebuild", "--verify", repo) == 0
+    assert udasa("rebuild", repo, "-o", "again") == 0
+    assert udasa("diff", repo, str(build)) == 0
+    assert all(len(text) > 500 for text in said), "it did talk"
+    written = [path for folder in (home, build) for path in folder.rglob("*") if path.is_file()]
+    assert len(written) > 20
+    assert [path for path in written if token.encode() in path.read_bytes()] == []
+    assert not any(token in text for text in said)
+    stored = hub.store.repos["dataset", repo].resolve("main").files.values()
+    assert not any(token.encode() in hub.store.content(file) for file in stored)
+
+
+# --- models
 
 
 def push_model(folder, repo):
@@ -275,3 +490,11 @@ def test_an_adapter_is_pushed_with_its_card(hub, tmp_path):
     found = run_client(hub, push_model, str(tmp_path), "acme/adapter", home=tmp_path / "home", token=hub.token("owner"))
     assert found["base"] == "org/base"
     assert set(found["files"]) >= {"README.md", "adapter_model.safetensors", "adapter_config.json", "training.json"}
+    for path in (".eval_results/udasa.yaml", "figures/loss.svg", "figures/notes.txt", "checkpoint/optimizer.pt"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("- value: 1\n")
+    run_client(hub, push_model, str(tmp_path), "acme/adapter", home=tmp_path / "home", token=hub.token("owner"))
+    assert set(hub.store.repos["model", "acme/adapter"].resolve("main").files) == {
+        *(".gitattributes", "README.md", "adapter_model.safetensors", "adapter_config.json", "training.json"),
+        *(".eval_results/udasa.yaml", "figures/loss.svg"),
+    }

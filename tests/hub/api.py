@@ -59,6 +59,15 @@ async def delete_repo(request: Request) -> Response:
     return JSONResponse({})
 
 
+async def settings(request: Request) -> Response:
+    """PUT /api/{plural}/{id}/settings: who may see the repository; what is not named stays."""
+    repo, _ = wire.writable_repo(request)
+    asked = await request.json()
+    repo.gated = asked.get("gated", repo.gated)
+    repo.private = {"private": True, "public": False}.get(asked.get("visibility"), repo.private)
+    return JSONResponse(asked)
+
+
 async def list_repos(request: Request) -> Response:
     """GET /api/{plural}?author=&search=: what this user may see."""
     user, kind, asked = wire.user(request), wire.kind(request), request.query_params
@@ -199,6 +208,7 @@ ROUTES = [
     Route("/api/repos/delete", delete_repo, methods=["DELETE"]),
     Route("/api/{plural}", list_repos),
     Route(REPO, repo_info),
+    Route(REPO + "/settings", settings, methods=["PUT"]),
     Route(REPO + "/revision/{revision}", repo_info),
     Route(REPO + "/tree/{revision}", tree),
     Route(REPO + "/tree/{revision}/{path:path}", tree),

@@ -43,6 +43,17 @@ class Delay:
 
 
 @dataclass(frozen=True, slots=True)
+class Before:
+    """Let something happen on the Hub, such as another writer's commit, just before the request is handled."""
+
+    act: Callable[[], object]
+
+    async def __call__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, close: Close) -> None:
+        self.act()
+        await app(scope, receive, send)
+
+
+@dataclass(frozen=True, slots=True)
 class CutRequest:
     """Close the connection once `after` bytes of the body have come; the app never sees the request."""
 

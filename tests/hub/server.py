@@ -8,7 +8,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .app import Call, Gate, Planned, create_app
 from .errors import HubError
-from .faults import CutAnswer, CutRequest, Delay, Fault, Refuse
+from .faults import Before, CutAnswer, CutRequest, Delay, Fault, Refuse
 from .store import Store
 
 STARTUP_SECONDS = 10.0
@@ -66,6 +66,10 @@ class RunningHub:
     def delay_next(self, method: str, path_part: str, seconds: float, *, times: int = 1) -> None:
         """Let the next matching requests wait before they are answered."""
         self._plan(method, path_part, Delay(seconds), times)
+
+    def act_before(self, method: str, path_part: str, act: Callable[[], object], *, times: int = 1) -> None:
+        """Do something on the Hub just before the next matching requests are handled."""
+        self._plan(method, path_part, Before(act), times)
 
     def cut_next_request(self, method: str, path_part: str, after: int, *, times: int = 1) -> None:
         """Close the connection once `after` bytes of the body have come: nothing of it is done."""

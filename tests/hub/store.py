@@ -106,6 +106,7 @@ class Repo:
     kind: Kind
     id: str
     private: bool
+    gated: Literal["auto", "manual", False] = False
     created_at: datetime
     commits: dict[str, Commit] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)

@@ -52,7 +52,7 @@ def summary(repo: Repo, commit: Commit) -> Json:
         "lastModified": timestamp(commit.date),
         "createdAt": timestamp(repo.created_at),
         "private": repo.private,
-        "gated": False,
+        "gated": repo.gated,
         "disabled": False,
         "downloads": 0,
         "likes": 0,
