@@ -16,13 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import builds
-from tests.builds import FAKE
+from tests.builds import FAKE, built
+from tests.builds import recipe as fakes
 from tests.tables import recipe, write_jsonl
 from udasa import backends, flow, prompts, questions, run, schema
 from udasa import recipe as recipes
 from udasa.backends import FakeEntailer, FakeSampler, ModelSpec, Principle, Sampling
 from udasa.errors import UserError
-from udasa.recipe import Judging, Pairing, Recipe, Training, Weights
+from udasa.recipe import Judging, Pairing, Recipe, Staging, Training, Weights
 
 LONG = "Tell me in a few short words why the sky over the sea is blue in the morning and red at night"
 SHARDS = 3
@@ -543,3 +544,44 @@ def test_a_folder_that_is_no_trained_judge_is_refused_before_anything_is_sampled
         with pytest.raises(UserError, match=message):
             flow.build(settings, tmp_path / backend)
         assert not (tmp_path / backend / "responses").exists()
+
+
+# --- restage
+
+
+def test_restaging_runs_no_model_and_shares_the_shards(tmp_path, monkeypatch):
+    changes = {"weights": Weights(value=2.0), "pairing": Pairing(rejected="next"), "staging": Staging(test_share=0.3)}
+    first, wanted = built(tmp_path / "first"), built(tmp_path / "wanted", **changes)
+    for name in ("make_sampler", "make_entailer", "make_judge"):
+        monkeypatch.setattr(flow, name, lambda *_: pytest.fail("a model was made"))
+    before = {p: p.read_bytes() for p in first.rglob("*") if p.is_file()}
+    again = flow.restage(first, tmp_path / "again", fakes(**changes))
+    names = [p.relative_to(wanted) for p in wanted.rglob("*") if p.is_file()]
+    assert {n: (again / n).read_bytes() for n in names} == {n: (wanted / n).read_bytes() for n in names}
+    assert (again / "scored/00000.parquet").stat().st_ino == (first / "scored/00000.parquet").stat().st_ino
+    assert flow.restage(first, again, fakes(**changes)) == again, "one that was stopped goes on"
+    assert {p: p.read_bytes() for p in first.rglob("*") if p.is_file()} == before
+
+
+def test_restaging_copies_where_there_can_be_no_link(tmp_path, monkeypatch):
+    first = built(tmp_path / "first")
+
+    def refuse(self, target):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    again = flow.restage(first, tmp_path / "again")
+    names = sorted(p.relative_to(first) for p in first.rglob("*") if p.is_file())
+    assert names == sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
+    assert all((again / n).read_bytes() == (first / n).read_bytes() for n in names)
+
+
+def test_restaging_refuses_what_was_sampled_or_scored_with_other_settings(tmp_path):
+    first = built(tmp_path / "first")
+    with pytest.raises(
+        UserError, match=r"other settings: sampling\.k: 4 -> 5; seed: 0 -> 1\. Restaging can change only"
+    ):
+        flow.restage(first, tmp_path / "again", fakes(sampling=Sampling(k=5), seed=1))
+    assert not (tmp_path / "again").exists()
+    with pytest.raises(UserError, match="holds no finished build"):
+        flow.restage(tmp_path, tmp_path / "again")
