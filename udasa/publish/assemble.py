@@ -40,9 +40,9 @@ def assemble(build: Path, target: str, version: str, into: Path) -> dict[str, An
     Raises:
         UserError: the build is not finished, or has no pair.
     """
-    opened = open_data(str(build.absolute())) if build.is_dir() else None
-    if opened is None or opened.kind != "build":
+    if not (build / "build.json").is_file():
         raise UserError(f"{build} holds no finished build (no build.json). Run udasa build to the end first.")
+    opened = open_data(str(build.absolute()))
     pairs, scored, ledger = opened.frame("pairs"), opened.frame("scored"), opened.frame("ledger")
     if pairs.is_empty():
         raise UserError(f"{build} has no pair to publish; its ledger says why: {_counts(ledger, 'outcome')}.")
