@@ -175,7 +175,7 @@ def _refusal(error: HfHubHTTPError, repo: str, doing: str, after: str, log_in: s
         wait = error.response.headers.get("Retry-After")
         return f"The Hub asks to slow down (429){after}. Run it again {f'in {wait} s' if wait else 'later'}."
     if status == 401 and not isinstance(error, RepositoryNotFoundError):
-        return f"The Hub does not accept the token{after}. {log_in}"
+        return f"The Hub does not accept the token, or there is none{after}. {log_in}"
     if status in (401, 403) or isinstance(error, RepositoryNotFoundError):
         return f"The token (or its absence) does not let you {doing} {repo}, or it is not there{after}. {log_in}"
     if status >= 500:
