@@ -293,8 +293,8 @@ def test_a_repository_that_never_rests_is_given_up(hub, build, tmp_path):
     [
         ("/commit/", 412, {}, "changed while this release was being prepared; nothing was published"),
         ("/commit/", 429, {"retry_after": 7}, r"slow down \(429\); nothing was published. Run it again in 7 s"),
-        ("/commit/", 500, {}, r"The Hub failed \(500\); nothing was published"),
-        ("/tag/", 500, {}, "commit [0-9a-f]{40} is there, but not its tag: publish again to complete it"),
+        ("/commit/", 500, {}, r"The Hub failed \(500\); no release was tagged"),
+        ("/tag/", 500, {}, "commit [0-9a-f]{40} is there, its tag may not be: publish again to complete it"),
     ],
 )
 def test_a_failure_says_what_is_there_and_publishing_again_completes_it(

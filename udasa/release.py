@@ -30,6 +30,7 @@ from udasa.recipe import Recipe
 MANIFEST = "manifest.json"
 Table = Literal["pairs", "scored", "ledger"]
 
+_NOTHING = "nothing was published"
 _LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN to a token that may {}."
 
 
@@ -139,7 +140,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def hub_errors(repo: str, doing: Literal["read", "write"], done: str = "nothing was published") -> Iterator[None]:
+def hub_errors(repo: str, doing: Literal["read", "write"], done: str = _NOTHING) -> Iterator[None]:
     """Say what a refusal or a failure of the Hub means and what to do; `done` is what holds when it is seen.
 
     Raises:
@@ -149,6 +150,7 @@ def hub_errors(repo: str, doing: Literal["read", "write"], done: str = "nothing 
 
     log_in = _LOG_IN.format("read it" if doing == "read" else "write there")
     after = "" if doing == "read" else f"; {done}"
+    lost = after.replace(_NOTHING, "no release was tagged")  # the answer may be lost, and not the request
     try:
         yield
     except HFValidationError as error:
@@ -158,13 +160,13 @@ def hub_errors(repo: str, doing: Literal["read", "write"], done: str = "nothing 
     except LocalTokenNotFoundError as error:
         raise UserError(f"No Hub token was found{after}. {log_in}") from error
     except HfHubHTTPError as error:
-        raise UserError(_refusal(error, repo, doing, after, log_in)) from error
+        raise UserError(_refusal(error, repo, doing, lost if error.response.status_code >= 500 else after)) from error
     except (LocalEntryNotFoundError, httpx.HTTPError, ConnectionError) as error:
-        raise UserError(f"The connection to the Hub failed ({type(error).__name__}){after}. Run it again.") from error
+        raise UserError(f"The connection to the Hub failed ({type(error).__name__}){lost}. Run it again.") from error
 
 
-def _refusal(error: HfHubHTTPError, repo: str, doing: str, after: str, log_in: str) -> str:
-    status = error.response.status_code
+def _refusal(error: HfHubHTTPError, repo: str, doing: str, after: str) -> str:
+    status, log_in = error.response.status_code, _LOG_IN.format("read it" if doing == "read" else "write there")
     if isinstance(error, RevisionNotFoundError):
         return f"{repo} has no such revision{after}. Give a tag (v1.0.0), a branch or a commit sha."
     if isinstance(error, GatedRepoError):

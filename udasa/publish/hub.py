@@ -61,7 +61,7 @@ def push(api: HfApi, files: Path, repo: str, kind: Kind, message: str, tag: str 
         if access.gated:
             api.update_repo_settings(repo, repo_type=kind, gated=access.gated)
         commit = _commit(api, files, repo, kind, message)
-    with hub_errors(repo, "write", f"commit {commit} is there, but not its tag: publish again to complete it"):
+    with hub_errors(repo, "write", f"commit {commit} is there, its tag may not be: publish again to complete it"):
         if tag:
             api.create_tag(repo, tag=tag, revision=commit, repo_type=kind)
         if was_private and not access.private:
