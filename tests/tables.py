@@ -44,7 +44,9 @@ def reply(text: str, u: float | None = None, risk: float | None = 0.0, **changes
     """A scored response; `u` is its semantic uncertainty, the other two dimensions have no value unless given."""
     row: dict[str, Any] = {"text": text, "num_tokens": 2, "logprob_sum": -2.0, "logprob_mean": -1.0}
     row |= {"finish_reason": "stop", "seed": 0, "cluster": 0}
-    row |= dict.fromkeys((*schema.SCORES, *schema.ESTIMATES, "factual_reason", "claims", "acceptable"))
+    row |= dict.fromkeys(
+        (*schema.SCORES, *schema.ESTIMATES, *schema.EVIDENCE, "factual_reason", "claims", "acceptable")
+    )
     return row | {"semantic_uncertainty": u, "value_risk": risk} | changes
 
 
@@ -73,7 +75,7 @@ _RESPONSE = [field.name for field in schema.RESPONSES.field("responses").type.va
 
 
 def exploded(*rows: Mapping[str, Any]) -> pl.DataFrame:
-    """A row a response, as `pairs.calibrate` returns them, with `u` as given and not as a rank."""
+    """A row a response, as `calibrate` returns them, with `u` as given and not as a rank."""
     frame = pl.DataFrame(pl.from_arrow(scored(*rows))).explode("responses").unnest("responses")
     return frame.with_columns(u=pl.col("semantic_uncertainty"))
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests import tiny
 from tests.progress import recorder
-from udasa import resources
+from udasa import resources, statistics
 from udasa.backends import ModelSpec
 from udasa.errors import UserError
 from udasa.evaluate import compare, evaluate, load, results, suite, to_json
@@ -175,47 +175,8 @@ def test_our_values_are_those_of_lm_eval(tmp_path):
         "versions": {"t": 1},
     }
     result = suite._task_result("t", json.dumps(sample) + "\n", found)
-    low = results.proportion_interval([1.0])[0]
+    low = statistics.proportion_interval([1.0])[0]
     assert result.metrics == {"m": results.Metric(value=1.0, n=1, low=low, high=1.0, higher_is_better=False)}
-
-
-# Intervals
-
-
-def keyed(values):
-    return {f"{i:04}": float(value) for i, value in enumerate(values)}
-
-
-def own(values):
-    return {key: key for key in values}
-
-
-def test_equal_values_have_an_interval_of_width_zero():
-    values = keyed([0.25] * 30)
-    assert results.interval(values, own(values), "t", "m") == (0.25, 0.25)
-
-
-def test_interval_of_known_data():
-    values = keyed([1, -1] * 200)
-    low, high = results.interval(values, own(values), "t", "m")
-    assert low == pytest.approx(-1.96 / 20, abs=0.006)
-    assert high == pytest.approx(1.96 / 20, abs=0.006)
-
-
-def test_clusters_widen_the_interval():
-    values = keyed(np.repeat([1, -1] * 25, 4))
-    clusters = {key: str(int(key) // 4) for key in values}
-    narrow, wide = (np.diff(results.interval(values, of, "t", "m"))[0] for of in (own(values), clusters))
-    assert wide == pytest.approx(2 * narrow, rel=0.05)
-
-
-def test_interval_depends_on_the_seed_and_not_on_the_order():
-    values = keyed(np.random.default_rng(0).normal(size=300))
-    shuffled = dict(sorted(values.items(), key=lambda item: item[1]))
-    clusters = {key: str(int(key) % 40) for key in values}
-    expected = results.interval(values, clusters, "t", "m")
-    assert results.interval(shuffled, clusters, "t", "m") == expected
-    assert results.interval(values, clusters, "t", "other") != expected
 
 
 # Comparisons
@@ -259,7 +220,7 @@ def test_paired_interval(deltas, low, high):
 )
 def test_proportion_interval(right, n, low, high):
     """Agresti and Coull: for 5 of 10 the centre is one half and the half-width z / (2 sqrt(n + z^2))."""
-    found = results.proportion_interval([1.0] * right + [0.0] * (n - right))
+    found = statistics.proportion_interval([1.0] * right + [0.0] * (n - right))
     assert found == pytest.approx((low, high), abs=1e-4)
 
 

@@ -14,7 +14,8 @@ from polars.testing import assert_frame_equal
 from tests.tables import EXAMPLES, answered, exploded, reply, scored
 from udasa import schema
 from udasa.backends import stable_hash
-from udasa.pairs import Paired, calibrate, pair
+from udasa.calibrate import calibrate
+from udasa.pairs import Paired, pair
 from udasa.recipe import Pairing, Weights
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from udasa import __version__, lint, pairs, prompts, recipe, run, schema, stages
+from udasa import __version__, calibrate, gaps, lint, maps, pairs, prompts, recipe, run, schema, stages
 from udasa.backends import (
     Judge,
     identity,
@@ -190,11 +190,10 @@ def pair_and_stage(settings: Recipe, folder: Path) -> None:
         LimitError: the audit fails; the rows are kept, without a summary.
     """
     (folder / "build.json").unlink(missing_ok=True)
-    responses = pairs.calibrate(run.read(folder, "scored"), settings.weights)
-    paired = pairs.pair(responses, settings.pairing, settings.seed)
-    staged = stages.stage(paired.pairs, settings.staging, settings.seed)
+    fitted = maps.load(settings.calibration, settings.measures, settings.weights)
+    staged = staged_pairs(run.read(folder, "scored"), settings, fitted)
     run.write_shard(folder / "pairs" / "00000.parquet", staged.pairs)
-    run.write_shard(folder / "ledger" / "00000.parquet", _ledger(folder, paired.outcomes))
+    run.write_shard(folder / "ledger" / "00000.parquet", _ledger(folder, staged.outcomes))
     findings = lint.audit_build(settings, folder)
     lint.fail_on_limits(
         findings,
@@ -205,6 +204,7 @@ def pair_and_stage(settings: Recipe, folder: Path) -> None:
         "findings": [finding.to_json() for finding in findings],
         "recipe_digest": recipe.digest(settings),
         "thresholds": staged.thresholds._asdict(),
+        "calibration": calibrate.facts(settings.calibration, fitted),
         "models": json.loads((folder / "models.json").read_text(encoding="utf-8")),
         "udasa": __version__,
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
@@ -255,6 +255,16 @@ def _link(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:
         run.write_file(target, source.read_bytes())
+
+
+def staged_pairs(scored: pa.Table, settings: Recipe, fitted: maps.Maps | None) -> stages.Staged:
+    """Return the pairs of scored rows, and every prompt's outcome: calibrate, pair, bound the gaps, stage."""
+    responses = calibrate.calibrate(scored, settings.weights, settings.measures, fitted)
+    paired = pairs.pair(responses, settings.pairing, settings.seed)
+    if settings.pairing.gap_resamples:
+        paired = paired._replace(pairs=gaps.with_intervals(paired.pairs, scored, responses, settings, fitted))
+    staged = stages.stage(paired.pairs, settings.staging, settings.seed)
+    return staged._replace(outcomes=paired.outcomes.update(staged.outcomes, on="prompt_id"))
 
 
 def _ledger(folder: Path, outcomes: pl.DataFrame) -> pa.Table:

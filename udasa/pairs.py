@@ -6,49 +6,22 @@ u of a prompt's responses 0.21, 0.40, 0.77 -> chosen the first, rejected the one
 from typing import NamedTuple
 
 import polars as pl
-import pyarrow as pa
 
 from udasa import schema
 from udasa.backends import stable_hash
-from udasa.recipe import Pairing, Weights
-
-_DIGITS = 12
+from udasa.recipe import Pairing
 
 
 class Paired(NamedTuple):
-    """The pairs (without stage and split) and each prompt's outcome."""
+    """The pairs (without stage, split and intervals) and each prompt's outcome."""
 
     pairs: pl.DataFrame
     outcomes: pl.DataFrame
     """prompt_id, outcome: one row per scored prompt."""
 
 
-def calibrate(scored: pa.Table, weights: Weights) -> pl.DataFrame:
-    """Return one row per response with its `u`, 0 .. 1, null where no dimension has a value.
-
-    u = sum_d w_d F_d(raw_d) / sum of the w_d present, F_d the rank share over the build: the share of its non-null
-    values that are at most this one (ECDF). Raw values are compared to 12 digits, so that float noise makes no rank.
-    """
-    frame = pl.DataFrame(pl.from_arrow(schema.conform(scored, schema.SCORED)))
-    responses = frame.explode("responses").unnest("responses")
-    present = {
-        column: weight
-        for column, weight in (
-            ("semantic_uncertainty", weights.semantic),
-            ("factual_uncertainty", weights.factual),
-            ("value_uncertainty", weights.value),
-        )
-        if weight > 0
-    }
-    total = pl.sum_horizontal(pl.col(c).is_not_null().cast(pl.Float64) * w for c, w in present.items())
-    ranks = pl.sum_horizontal(
-        (pl.col(c).round(_DIGITS).rank("max") / pl.col(c).count()).fill_null(0.0) * w for c, w in present.items()
-    )
-    return responses.with_columns(u=pl.when(total > 0).then(ranks / total))
-
-
 def pair(responses: pl.DataFrame, pairing: Pairing, seed: int) -> Paired:
-    """Pick chosen and rejected of every prompt; `responses` as `calibrate` returns them."""
+    """Pick chosen and rejected of every prompt; `responses` as `udasa.calibrate` returns them."""
     rows = responses.with_columns(normal=normal(pl.col("text"))).with_columns(complete=_complete(pairing))
     usable = rows.filter(pl.col("complete") & pl.col("u").is_not_null())
     chosen = (
@@ -109,7 +82,9 @@ def _join(chosen: pl.DataFrame, rejected: pl.DataFrame) -> pl.DataFrame:
         sides.append(frame.select("prompt_id", **{new: pl.col(old) for new, old in columns.items()}))
     about = chosen.select("prompt_id", "messages", "task", "domain", "source", "license")
     pairs = about.join(sides[0], on="prompt_id", validate="1:1").join(sides[1], on="prompt_id", validate="1:1")
-    return pairs.with_columns(gap=pl.col("u_rejected") - pl.col("u_chosen")).sort("prompt_id")
+    unknown = pl.lit(None, dtype=pl.Float64)
+    gap = pl.col("u_rejected") - pl.col("u_chosen")
+    return pairs.with_columns(gap=gap, gap_low=unknown, gap_high=unknown).sort("prompt_id")
 
 
 def _outcomes(

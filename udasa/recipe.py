@@ -144,6 +144,34 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Measures:
+    """Which column of `scored` feeds each dimension of u."""
+
+    semantic: Literal["semantic_uncertainty", "eccentricity", "degree", "cluster_surprisal"] = "semantic_uncertainty"
+    factual: Literal["factual_uncertainty", "selfcheck_nli", "cocoa", "p_true"] = "factual_uncertainty"
+    value: Literal["value_uncertainty", "value_disagreement", "value_risk"] = "value_uncertainty"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Calibration:
+    """How a raw uncertainty becomes a share that can be averaged with the others."""
+
+    method: Literal["rank", "isotonic"] = "rank"
+    """`rank`: the share of the build's values at most as large; `isotonic`: P(failure), by maps fitted on labels."""
+    maps: str | None = None
+    """The maps that `udasa calibrate` wrote; `bundled:data/x.json` is on the builders shelf."""
+    sha256: str | None = None
+    """The maps' sha256: required, so that a changed file is noticed."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.method == "rank" and (self.maps or self.sha256):
+            raise ValueError("maps and sha256 belong to method='isotonic', and only to it.")
+        if self.method == "isotonic" and not (self.maps and self.sha256):
+            raise ValueError("method='isotonic' needs maps and their sha256; `udasa calibrate` prints both.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Pairing:
     """Which two responses make a pair."""
 
@@ -155,9 +183,13 @@ class Pairing:
     """A gap below this is a tie, and dropped."""
     truncated: Literal["drop", "keep"] = "drop"
     """What becomes of responses that reached the token limit."""
+    gap_resamples: int = 0
+    """Bootstrap resamples behind every gap's 95 % interval; 0: no interval. 1,000 is a good number."""
 
     def __post_init__(self) -> None:
         """Check the values."""
+        if self.gap_resamples < 0 or 0 < self.gap_resamples < 100:
+            raise ValueError(f"gap_resamples must be 0, or at least 100, got {self.gap_resamples}.")
         if not 0 < self.risk_ceiling <= 1:
             raise ValueError(f"risk_ceiling must be in (0, 1], got {self.risk_ceiling}.")
         if self.epsilon < 0:
@@ -172,6 +204,8 @@ class Staging:
     """(moderate, conservative): the smallest gap of each; None: terciles of the build."""
     test_share: float = 0.1
     """Share of prompts held out, by prompt hash."""
+    abstain: bool = False
+    """Drop a pair whose gap's interval covers a threshold: it may belong to either stage."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -244,6 +278,10 @@ class Recipe:
     """Who compares texts."""
     weights: Weights = Weights()
     """How the three uncertainties make one number."""
+    measures: Measures = Measures()
+    """Which column feeds each of them."""
+    calibration: Calibration = Calibration()
+    """How a raw uncertainty becomes a share."""
     pairing: Pairing = Pairing()
     """Which two responses make a pair."""
     staging: Staging = Staging()
@@ -276,6 +314,16 @@ class Recipe:
             raise ValueError(f"shard_size must be at least 1, got {self.shard_size}.")
         if not 0 < self.near_duplicate <= 1:
             raise ValueError(f"near_duplicate must be in (0, 1], got {self.near_duplicate}.")
+        if self.staging.abstain and not self.pairing.gap_resamples:
+            raise ValueError("staging.abstain needs the gaps' intervals: set pairing.gap_resamples, such as 1000.")
+        if self.pairing.gap_resamples and not (
+            (self.weights.semantic > 0 and self.measures.semantic == "semantic_uncertainty")
+            or (self.weights.factual > 0 and self.measures.factual == "factual_uncertainty")
+        ):
+            raise ValueError(
+                "gap_resamples draws the responses behind semantic_uncertainty and factual_uncertainty anew, and the "
+                "recipe measures by neither. Use one of them, or set pairing.gap_resamples to 0."
+            )
 
     @property
     def judge_model(self) -> ModelSpec:
@@ -414,6 +462,8 @@ _OWNERS: dict[str, type[Any]] = {
     "entailment": Entailment,
     "judging": Judging,
     "weights": Weights,
+    "measures": Measures,
+    "calibration": Calibration,
     "pairing": Pairing,
     "staging": Staging,
     "training": Training,

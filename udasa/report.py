@@ -13,11 +13,12 @@ import polars as pl
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from udasa import figures, resources, schema
+from udasa import figures, maps, resources, schema
+from udasa.calibrate import calibrate
 from udasa.cards import MEANINGS, number, public_name
 from udasa.figures import Difference, reading, visible
-from udasa.pairs import calibrate
-from udasa.recipe import Weights
+from udasa.maps import Maps
+from udasa.recipe import Measures, Weights
 
 SCORES = (*(f"{dimension}_uncertainty" for dimension in schema.DIMENSIONS), "value_risk", "u")
 """The numbers shown for an answer, in the order of the page."""
@@ -48,7 +49,8 @@ def render_report(
         examples_per_stage: pairs to show of each stage, evenly spaced by gap.
     """
     weights = Weights(**manifest["recipe"]["weights"])
-    answers = _answers(responses, weights)
+    measures = Measures(**manifest["recipe"].get("measures", {}))
+    answers = _answers(responses, weights, measures, maps.recorded(manifest))
     css = (resources.shelf("cards") / "report.css").read_text(encoding="utf-8")
     return _render(
         css=Markup(css),
@@ -117,20 +119,12 @@ def _are(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
-def rank_shares(responses: pl.DataFrame, weights: Weights) -> pl.DataFrame:
-    """Return one row per answer with `u` and, as the column of each weighted dimension, its rank share over the build.
-
-    The rank share of one dimension is `u` when that dimension has all the weight.
-    """
-    table = responses.select(schema.SCORED.names).to_arrow()
-    answers = calibrate(table, weights)
-    alone = {"semantic": 0.0, "factual": 0.0, "value": 0.0}
-    shares = {
-        name: calibrate(table, Weights(**(alone | {name: 1.0})))["u"]
-        for name in schema.DIMENSIONS
-        if getattr(weights, name) > 0
-    }
-    return answers.with_columns(**shares)
+def rank_shares(
+    responses: pl.DataFrame, weights: Weights, measures: Measures | None = None, fitted: Maps | None = None
+) -> pl.DataFrame:
+    """Return one row per answer with `u` and, as the column of each weighted dimension, its share by `calibrate`."""
+    answers = calibrate(responses.select(schema.SCORED.names).to_arrow(), weights, measures, fitted)
+    return answers.rename({f"{d}_share": d for d in schema.DIMENSIONS if f"{d}_share" in answers.columns})
 
 
 def contributions(chosen: Mapping[str, Any], rejected: Mapping[str, Any], weights: Weights) -> dict[str, float]:
@@ -144,10 +138,12 @@ def contributions(chosen: Mapping[str, Any], rejected: Mapping[str, Any], weight
     return {d: high.get(d, 0.0) - low.get(d, 0.0) for d in schema.DIMENSIONS if d in low or d in high}
 
 
-def _answers(responses: pl.DataFrame, weights: Weights) -> dict[str, dict[str, dict[str, Any]]]:
+def _answers(
+    responses: pl.DataFrame, weights: Weights, measures: Measures, fitted: Maps | None
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Return prompt id -> response id -> the answer with its scores, rank shares and u."""
     answers: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in rank_shares(responses, weights).iter_rows(named=True):
+    for row in rank_shares(responses, weights, measures, fitted).iter_rows(named=True):
         answers.setdefault(row["prompt_id"], {})[row["response_id"]] = row
     return answers
 

@@ -67,6 +67,11 @@ ESTIMATES = (
 )
 """Other response-level estimators: columns of `scored` that the pairs do not carry."""
 
+EVIDENCE = ("agreement", "support")
+"""What every response of the row, in order, says about this one: the semantic kernel k_ij, and its mean support of this
+one's claims (null for itself and for an empty text). Semantic and factual uncertainty are means of these, so that both
+can be made again from some of the responses."""
+
 PROMPT_ESTIMATES = (
     "discrete_semantic_entropy",
     "degree_matrix",
@@ -98,6 +103,7 @@ _SCORED_RESPONSE = [
     pa.field("factual_reason", pa.string()),
     pa.field("claims", CLAIMS),
     pa.field("acceptable", pa.list_(pa.float64())),
+    *(pa.field(name, pa.list_(pa.float64())) for name in EVIDENCE),
 ]
 
 RESPONSES = pa.schema([*PROMPTS, _required("responses", pa.list_(pa.struct(_RESPONSE)))])
@@ -123,6 +129,8 @@ PAIRS = pa.schema(
         _required("u_chosen", pa.float64()),
         _required("u_rejected", pa.float64()),
         _required("gap", pa.float64()),
+        pa.field("gap_low", pa.float64()),
+        pa.field("gap_high", pa.float64()),
         *(pa.field(f"{side}_{name}", pa.float64()) for side in ("chosen", "rejected") for name in SCORES),
         _required("stage", pa.string()),
         _required("split", pa.string()),
@@ -153,6 +161,7 @@ OUTCOMES = {
     "no-response-under-risk-ceiling": "every scored response is above the risk ceiling",
     "no-suboptimal-response": "no response with another text is at least as uncertain as the chosen one",
     "tie": "every such gap to the chosen response is below epsilon",
+    "gap-straddles-threshold": "the interval of the gap covers the threshold of a stage",
 }
 """Every outcome a prompt can have in the ledger, and what it means."""
 

@@ -175,6 +175,7 @@ def _response_estimates(
         "degree": uncertainty.degree(affinity),
         "cocoa": cocoa,
         "lexical_dissimilarity": lexical,
+        "agreement": kernel,
     }
     return {n: [None] * len(texts) if v is None else v.tolist() for n, v in columns.items()}
 
@@ -185,19 +186,22 @@ def _factual(i: int, texts: Sequence[str], ask: Answers) -> dict[str, Any]:
     others = [text for j, text in enumerate(texts) if j != i and text.strip()]
     if not sentences or not others:
         reason = "no-other-response" if sentences else _no_claim(texts[i])
-        return {"factual_uncertainty": None, "selfcheck_nli": None, "claims": None, "factual_reason": reason}
-    different = [text for text in others if text != texts[i]]
+        names = ("factual_uncertainty", "selfcheck_nli", "claims", "support")
+        return {**dict.fromkeys(names), "factual_reason": reason}
+    differs = np.array([text != texts[i] for text in others])
     supports, contradictions = np.ones((len(sentences), len(others))), np.zeros((len(sentences), len(others)))
-    if different:
-        entail, _, contra = ask(different, sentences)
-        supports[:, : len(different)] = uncertainty.support(entail, contra).T
-        contradictions[:, : len(different)] = contra.T
+    if differs.any():
+        entail, _, contra = ask([text for text in others if text != texts[i]], sentences)
+        supports[:, differs] = uncertainty.support(entail, contra).T
+        contradictions[:, differs] = contra.T
+    means = iter(supports.mean(axis=0).tolist())
     unsupported = uncertainty.unsupported(supports).tolist()
     return {
         "factual_uncertainty": uncertainty.factual_uncertainty(supports),
         "selfcheck_nli": uncertainty.selfcheck_nli(contradictions),
         "claims": [{"text": s, "unsupported": u} for s, u in zip(sentences, unsupported, strict=True)],
         "factual_reason": None,
+        "support": [next(means) if j != i and text else None for j, text in enumerate(texts)],
     }
 
 

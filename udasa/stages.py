@@ -22,26 +22,48 @@ class Staged(NamedTuple):
 
     pairs: pa.Table
     thresholds: Thresholds
+    outcomes: pl.DataFrame
+    """prompt_id, outcome: one row per pair that came in; `paired`, or why it was dropped here."""
 
 
 def stage(pairs: pl.DataFrame, staging: Staging, seed: int) -> Staged:
-    """Sort pairs into conservative (largest gaps), moderate and exploratory, and split them by prompt."""
+    """Sort pairs into conservative (largest gaps), moderate and exploratory, and split them by prompt.
+
+    With `staging.abstain`, a pair is dropped when the ends of its gap's interval fall into different stages. Terciles
+    are of all pairs that came in, before any is dropped: else the thresholds would move with each drop, and new pairs
+    would straddle the moved ones. So the stages that remain are no longer of equal size. A pair without an interval
+    stays.
+    """
     thresholds = Thresholds(*staging.thresholds) if staging.thresholds else terciles(pairs["gap"])
-    finished = pairs.with_columns(
+    kept = pairs.filter(~straddles(thresholds)) if staging.abstain else pairs
+    finished = kept.with_columns(
         prompt=pl.col("messages"),
         chosen=_reply("chosen_text"),
         rejected=_reply("rejected_text"),
-        stage=pl.when(pl.col("gap") >= thresholds.conservative)
-        .then(pl.lit("conservative"))
-        .when(pl.col("gap") >= thresholds.moderate)
-        .then(pl.lit("moderate"))
-        .otherwise(pl.lit("exploratory")),
+        stage=stage_of("gap", thresholds),
         split=pl.Series(
-            [split(prompt_id, staging.test_share, seed) for prompt_id in pairs["prompt_id"]], dtype=pl.String
+            [split(prompt_id, staging.test_share, seed) for prompt_id in kept["prompt_id"]], dtype=pl.String
         ),
     )
+    stays = pl.col("prompt_id").is_in(kept["prompt_id"].implode())
+    outcomes = pairs.select(
+        "prompt_id", outcome=pl.when(stays).then(pl.lit("paired")).otherwise(pl.lit("gap-straddles-threshold"))
+    )
     table = finished.select(schema.PAIRS.names).to_arrow(compat_level=pl.CompatLevel.oldest())
-    return Staged(schema.conform(table, schema.PAIRS), thresholds)
+    return Staged(schema.conform(table, schema.PAIRS), thresholds, outcomes)
+
+
+def stage_of(column: str, thresholds: Thresholds) -> pl.Expr:
+    """Return the stage that a gap in `column` falls into."""
+    gap = pl.col(column)
+    moderate = pl.when(gap >= thresholds.moderate).then(pl.lit("moderate")).otherwise(pl.lit("exploratory"))
+    return pl.when(gap >= thresholds.conservative).then(pl.lit("conservative")).otherwise(moderate)
+
+
+def straddles(thresholds: Thresholds) -> pl.Expr:
+    """Say whether the ends of a gap's interval fall into different stages; False without an interval."""
+    differ = stage_of("gap_low", thresholds) != stage_of("gap_high", thresholds)
+    return pl.col("gap_low").is_not_null() & differ
 
 
 def _reply(column: str) -> pl.Expr:

@@ -7,16 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from udasa.errors import UserError
-from udasa.evaluate.results import (
-    Scores,
-    hull,
-    interval,
-    load,
-    paired_interval,
-    read_samples,
-    right_or_wrong,
-    scores,
-)
+from udasa.evaluate.results import Scores, load, read_samples, scores
+from udasa.statistics import hull, interval, paired_interval, right_or_wrong
 
 _COMPARABLE = ("chat_template", "dtype", "device", "batch_size")
 

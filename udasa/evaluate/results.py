@@ -2,25 +2,19 @@
 
 import hashlib
 import json
-import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from udasa.backends import STRICT, stable_hash
+from udasa.backends import STRICT
 from udasa.errors import UserError
 from udasa.run import write_file
 
-RESAMPLES = 10_000
-"""Bootstrap resamples behind every interval."""
-_Z = 1.959963984540054
-"""The 97.5 percentile of the normal distribution."""
 RESULTS = "results.json"
 
 
@@ -145,58 +139,6 @@ def scores(text: str) -> Scores:
                 name = metric if sample["filter"] == "none" else f"{metric},{sample['filter']}"
                 found.values.setdefault(name, {})[key] = float(sample[metric])
     return found
-
-
-def interval(values: Mapping[str, float], clusters: Mapping[str, str], *seed: str) -> tuple[float, float]:
-    """Return the 2.5 and 97.5 percentiles of the mean when clusters of documents are drawn with replacement.
-
-    The percentile bootstrap (Efron and Tibshirani 1993, chapter 13). One cluster alone gives an interval of width 0.
-    """
-    keys = sorted(values)
-    _, index = np.unique([clusters[key] for key in keys], return_inverse=True)
-    sums, sizes = np.bincount(index, weights=[values[key] for key in keys]), np.bincount(index)
-    rng = np.random.default_rng(stable_hash(*seed))
-    step = max(1, 1_000_000 // len(sums))
-    means = []
-    for start in range(0, RESAMPLES, step):
-        draw = rng.integers(len(sums), size=(min(step, RESAMPLES - start), len(sums)))
-        means.append(sums[draw].sum(axis=1) / sizes[draw].sum(axis=1))
-    low, high = np.percentile(np.concatenate(means), (2.5, 97.5))
-    return float(low), float(high)
-
-
-def right_or_wrong(values: Iterable[float]) -> bool:
-    """Say whether every value is 0, 1, or one half (a tie): a count, for which a bootstrap can be too sure."""
-    return all(value in (0.0, 0.5, 1.0) for value in values)
-
-
-def proportion_interval(values: Collection[float]) -> tuple[float, float]:
-    """Return the 95 % interval of a share of right answers (Agresti and Coull 1998), within 0 .. 1.
-
-    It has a width where all answers are right, or all wrong; a bootstrap of those has none.
-    """
-    n = len(values) + _Z**2
-    p = (math.fsum(values) + _Z**2 / 2) / n
-    half = _Z * math.sqrt(p * (1 - p) / n)
-    return max(0.0, p - half), min(1.0, p + half)
-
-
-def paired_interval(deltas: Collection[float]) -> tuple[float, float]:
-    """Return the 95 % interval of a difference of two paired shares (Bonett and Price 2012), within -1 .. 1.
-
-    One more answer mended and one more broken are counted than were seen, so it has a width where none was.
-    """
-    n = len(deltas) + 2
-    mended = (math.fsum(d for d in deltas if d > 0) + 1) / n
-    broken = (math.fsum(-d for d in deltas if d < 0) + 1) / n
-    middle = mended - broken
-    half = _Z * math.sqrt((mended + broken - middle**2) / n)
-    return max(-1.0, middle - half), min(1.0, middle + half)
-
-
-def hull(a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
-    """Return the smallest interval that holds both: the bootstrap knows the clusters, the formula the rare events."""
-    return min(a[0], b[0]), max(a[1], b[1])
 
 
 def sha256(content: bytes) -> str:

@@ -20,15 +20,12 @@ from udasa.evaluate.results import (
     Metric,
     Setup,
     TaskResult,
-    hull,
-    interval,
-    proportion_interval,
-    right_or_wrong,
     save,
     scores,
     sha256,
 )
 from udasa.run import Progress, silent
+from udasa.statistics import hull, interval, proportion_interval, right_or_wrong
 
 SEED = 1234
 """lm-eval's own default, for few-shot examples and for tasks that sample."""
