@@ -20,6 +20,7 @@ from udasa import schema
 from udasa.backends import STRICT, Floats, stable_hash
 from udasa.errors import UserError
 from udasa.recipe import Calibration, Measures, Weights, bundled_path
+from udasa.run import write_file
 from udasa.statistics import Estimate, hull
 
 DIGITS = 12
@@ -112,6 +113,13 @@ def from_json(text: str, origin: str) -> Maps:
     if maps.format != _FORMAT:
         raise UserError(f"{origin} has form {maps.format}, this udasa reads {_FORMAT}. Run `udasa calibrate` again.")
     return maps
+
+
+def save(maps: Maps, path: Path) -> str:
+    """Write maps; returns the sha256 that a recipe pins."""
+    content = maps.to_json().encode()
+    write_file(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def load(calibration: Calibration, measures: Measures, weights: Weights) -> Maps | None:
