@@ -139,5 +139,6 @@ def paired_values(a: pl.DataFrame, b: pl.DataFrame, column: str, key: str = "pro
 
 
 def correlation(frame: pl.DataFrame, seed: str) -> Estimate:
+    """Return the rank correlation of before and after, resampled by prompt; equal values as in ranks."""
     x, y = (frame[side].round(maps.DIGITS).to_numpy() for side in ("before", "after"))
     return spearman(x, y, frame["prompt_id"].to_list(), "audit", seed)

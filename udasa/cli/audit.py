@@ -46,9 +46,7 @@ def consistency(
 @group.command()
 def stability(
     build: BuildFolder,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for stability.json and, with --seed, a build.")
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for stability.json, and the new build.")],
     against: Annotated[Path | None, typer.Option(help="Another finished build over the same prompts.")] = None,
     seed: Annotated[int | None, typer.Option(help="Build again with this seed, into OUTPUT/build.")] = None,
     as_json: AsJson = False,
@@ -79,9 +77,7 @@ def calibrate(
     data: Annotated[Path, typer.Argument(help="Labelled responses: .jsonl, .csv or .parquet, a row a response.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The JSON file for the maps.")],
     label: Annotated[str, typer.Option(help="Column with the label: 1 a failure, 0 none, or a rate.")] = "label",
-    column: Annotated[
-        list[str] | None, typer.Option(help="Raw uncertainty to map; again for more. Default: all.")
-    ] = None,
+    column: Annotated[list[str] | None, typer.Option(help="Raw uncertainty to map; repeatable. Default: all.")] = None,
     groups: Annotated[str | None, typer.Option(help="Column of rows that belong together; default prompt_id.")] = None,
 ) -> None:
     """Fit isotonic maps from raw uncertainty to P(failure), with their held-out calibration error."""
