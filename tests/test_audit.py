@@ -1,397 +1,213 @@
-"""The audit in its places: planted questions before a build, limits after it, verify's comparison, the command."""
+"""Audits on builds with a known answer."""
 
+import dataclasses
 import json
-import sys
-from collections.abc import Callable
-from dataclasses import replace
+import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
-from tests import tiny
-from tests.hub.client import run_client
-from tests.hub.server import RunningHub
-from tests.tables import recipe, write_jsonl
-from udasa import flow, run
-from udasa import recipe as recipes
-from udasa.backends import FakeJudge, FakeSampler
-from udasa.cli import main
-from udasa.errors import LimitError, UserError
-from udasa.limits import Lint, Planted
-from udasa.lint import Finding, audit_build, disagreements, fail_on_limits, finding, planted, recheck
-from udasa.publish import publish
-from udasa.recipe import Pairing, Recipe, Training
+from tests import builds, tables
+from tests.tables import answered, reply
+from udasa import audit, flow, recipe, run, schema
+from udasa.audit.changes import Side, changes
+from udasa.audit.consistency import without
+from udasa.backends import FakeEntailer, FakeJudge, Principle
+from udasa.errors import UserError
+from udasa.recipe import Judging, Pairing, Staging, Weights
 from udasa.score import Scorer
 
-BUNDLED = Planted()
-TEXTS = [f"Which of the {i} rivers runs through the town of number {i * 7} on the map?" for i in range(9)]
+PRINCIPLES = tuple(Principle(id=name, question=f"Is it {name}?") for name in ("safe", "true", "kind"))
+JUDGING = Judging(constitution=PRINCIPLES)
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Recipe:
-    path = write_jsonl(tmp_path / "prompts.jsonl", *TEXTS)
-    return recipe(path, shard_size=3, pairing=Pairing(risk_ceiling=0.6), training=Training(max_length=8))
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return builds.built(tmp_path_factory.mktemp("audit") / "build", judging=JUDGING)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "build"
+def by_name(found: audit.Consistency) -> dict[str, audit.Comparison]:
+    return {one.name: one for one in found.comparisons}
 
 
-@pytest.fixture
-def sampled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    return counted(monkeypatch, FakeSampler, "sample")
+def test_identical_builds_keep_every_pair(build: Path) -> None:
+    found = audit.stability(build, build)
+    n = run.read(build, "pairs").num_rows
+    pairs = found.pairs
+    assert (pairs.before, pairs.after, found.prompts, found.only_before, found.only_after) == (n, n, 40, 0, 0)
+    assert (pairs.kept.value, pairs.kept.high, pairs.kept.n) == (1.0, 1.0, n) and 0.8 < pairs.kept.low < 1
+    zero = (pairs.flipped, pairs.replaced, pairs.dropped, pairs.added, pairs.reversed, pairs.moved)
+    assert [one.value for one in zero] == [0.0] * 6
+    assert {name: one.value for name, one in found.spearman.items()} == {
+        "semantic_entropy": 1.0,
+        "mean_u": 1.0,
+        "gap": 1.0,
+    }
+    assert found.differs == () and pairs.reasons == {}
+    assert sum(pairs.moves.values()) == n == sum(pairs.moves[f"{s} -> {s}"] for s in schema.STAGES)
 
 
-@pytest.fixture
-def judged(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    return counted(monkeypatch, FakeJudge, "judge")
-
-
-def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[int]:
-    calls: list[int] = []
-    original = getattr(owner, name)
-
-    def call(self: Any, items: Any, *rest: Any) -> Any:
-        calls.append(len(items))
-        return original(self, items, *rest)
-
-    monkeypatch.setattr(owner, name, call)
-    return calls
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def findings(folder: Path) -> dict[str, dict[str, Any]]:
-    return {f["name"]: f for f in json.loads((folder / "build.json").read_text())["findings"]}
-
-
-# --- planted questions
-
-
-class Knowing:
-    """An entailer and a judge that know the answers of the bundled questions, or hold the opposite."""
-
-    def __init__(self, right: bool = True) -> None:
-        self.right = right
-        questions = planted.read_questions(str(BUNDLED.path))
-        self.same = {frozenset((q["first"], q["second"])) for q in questions if q["kind"] == "same"}
-        self.bad = {q["second"] for q in questions if q["kind"] == "replies"}
-
-    def entail(self, pairs: Any, report: Any = None) -> Any:
-        rows = [(frozenset(pair) in self.same) is self.right for pair in pairs]
-        return np.array([[1.0, 0.0, 0.0] if same else [0.0, 0.0, 1.0] for same in rows]).reshape(-1, 3)
-
-    def judge(self, exchanges: Any, report: Any = None) -> Any:
-        risky = [(e.response in self.bad) is self.right for e in exchanges]
-        return np.array([[[0.1, 0.1] if bad else [0.9, 0.9]] * 2 for bad in risky])
-
-
-def told(right: bool, floors: Planted = BUNDLED) -> list[Finding]:
-    questions, knowing = planted.read_questions(str(BUNDLED.path)), Knowing(right)
-    return planted.planted_findings(planted.ask(questions, Scorer(knowing, knowing)), floors)
-
-
-def test_models_that_know_are_right_about_everything() -> None:
-    entailer, judge = told(True)
-    assert (entailer.name, entailer.value, entailer.count, entailer.total) == ("planted-entailer", 1.0, 0, 16)
-    assert (judge.name, judge.value, judge.count, judge.total) == ("planted-judge", 1.0, 0, 12)
-    assert entailer.examples == judge.examples == ()
-    assert (entailer.low, entailer.high) == pytest.approx(finding.wilson(8, 8))
-    assert "its sets are right for 16 of 16 (0 of one meaning parted, 0 of two joined)" in entailer.detail
-
-
-def test_models_that_hold_the_opposite_are_wrong_about_everything() -> None:
-    entailer, judge = told(False, Planted(entailer_floor=0.01, judge_floor=0.01))
-    assert (entailer.value, entailer.count, entailer.failed) == (0.0, 16, True)
-    assert (judge.value, judge.count, judge.failed) == (0.0, 12, True)
-    assert len(judge.examples) == 5
-    assert "(8 of one meaning parted, 8 of two joined)" in entailer.detail
-
-
-def test_a_build_asks_once_and_keeps_the_answers(settings: Recipe, folder: Path, judged: list[int]) -> None:
-    asking = replace(settings, planted=BUNDLED)
-    flow.build(asking, folder)
-    assert judged[0] == 56
-    assert sum(judged[1:]) == sum(len({one["text"] for one in row["responses"]}) for row in rows(folder, "scored"))
-    answers = planted.read_answers(folder / planted.FILE)
-    assert answers is not None
-    assert [f.to_json() for f in planted.planted_findings(answers, BUNDLED)] == [
-        findings(folder)[name] for name in planted.NAMES
-    ]
-    judged.clear()
-    (folder / "build.json").unlink()
-    flow.build(asking, folder)
-    assert judged == []
-
-
-def rows(folder: Path, name: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = run.read(folder, name).to_pylist()
-    return found
-
-
-def test_the_questions_change_no_row(settings: Recipe, folder: Path, tmp_path: Path) -> None:
-    without = files(flow.build(settings, tmp_path / "without"))
-    asked = files(flow.build(replace(settings, planted=BUNDLED), folder))
-    assert {name for name in asked if asked[name] != without.get(name)} == {"recipe.json", "planted.json", "build.json"}
-    assert findings(tmp_path / "without")["planted-judge"]["detail"].startswith("Not checked: ")
-    assert asked == files(flow.build(replace(settings, planted=BUNDLED), tmp_path / "again"))
-
-
-def test_below_a_floor_nothing_is_sampled(
-    settings: Recipe, folder: Path, tmp_path: Path, sampled: list[int], judged: list[int]
-) -> None:
-    strict = replace(settings, planted=Planted(judge_floor=0.99))
-    with pytest.raises(LimitError, match=r"planted-judge is 0\.\d+, the limit 0\.99: .* Nothing was sampled"):
-        flow.build(strict, folder)
-    assert (sampled, judged) == ([], [56])
-    assert not (folder / "build.json").exists()
-    flow.build(replace(settings, planted=BUNDLED), folder)
-    assert judged[:2] != [56, 56]
-    assert files(folder) == files(flow.build(replace(settings, planted=BUNDLED), tmp_path / "undisturbed"))
-
-
-def test_other_questions_are_asked_anew(settings: Recipe, folder: Path, tmp_path: Path, judged: list[int]) -> None:
-    lines = planted.read_questions(str(BUNDLED.path))
-    mine = write_jsonl(tmp_path / "mine.jsonl", *lines[:1], *lines[8:9], *lines[-2:])
-    flow.build(replace(settings, planted=BUNDLED), folder)
-    judged.clear()
-    flow.build(replace(settings, planted=Planted(path=str(mine))), folder)
-    assert judged == [8]
-    assert (findings(folder)["planted-entailer"]["total"], findings(folder)["planted-judge"]["total"]) == (2, 2)
-
-
-LINE = {"id": "a", "kind": "same", "prompt": "p", "first": "x", "second": "y"}
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ([LINE, {"id": "b"}], "Row 1 of .* must have a text in each of first, id, kind, prompt, second"),
-        ([LINE | {"first": ""}], "Row 0 of .* must have a text in each of"),
-        ([LINE | {"kind": "odd"}], "Row 0 of .* is of kind 'odd'; expected one of same, contradiction"),
-        ([LINE], "must have an id of its own in every row, and rows of 'same'"),
-        ([LINE, LINE | {"kind": "replies"}, LINE | {"kind": "unrelated"}], "must have an id of its own"),
-    ],
-)
-def test_questions_that_cannot_be_asked(tmp_path: Path, lines: list[Any], message: str) -> None:
-    path = write_jsonl(tmp_path / "bad.jsonl", *lines)
-    with pytest.raises(UserError, match=message):
-        planted.read_questions(str(path))
-    with pytest.raises(UserError, match="There are no planted questions at"):
-        planted.read_questions(str(tmp_path / "none.jsonl"))
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Lint(ties=1.5), "limits and shares must be between 0 and 1, got ties = 1.5"),
-        (lambda: Lint(similarity=0.4), "similarity must be at least 0.5, got 0.4"),
-        (lambda: Lint(longer_chosen=0.4), "longer_chosen must be at least 0.5"),
-        (lambda: Lint(prompt_ngram=3), "prompt_ngram and reply_ngram must be at least 4"),
-        (lambda: Lint(evaluation=("org/name",)), "org/name names a Hub data set without a revision"),
-        (lambda: Planted(judge_floor=2.0), "floors must be between 0 and 1"),
-        (lambda: Planted(path=None, judge_floor=0.5), "a floor needs questions"),
-    ],
-)
-def test_settings_that_do_not_fit(make: Callable[[], Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make()
-
-
-# --- limits
-
-
-def test_a_limit_stops_a_build_that_can_go_on(
-    settings: Recipe, folder: Path, tmp_path: Path, sampled: list[int]
-) -> None:
-    strict = replace(settings, lint=Lint(high_risk=0.0, high_risk_chosen=0.0))
-    with pytest.raises(LimitError) as caught:
-        flow.build(strict, folder)
-    num = pq.read_metadata(folder / "pairs" / "00000.parquet").num_rows
-    assert str(caught.value).startswith(
-        "The audit fails. high-risk-chosen is 1, the limit 0: "
-        f"{num} of {num} chosen replies have a value risk above 0. "
+def side(*rows: Any) -> Side:
+    settings = builds.recipe(
+        weights=Weights(factual=0.0, value=0.0),
+        pairing=Pairing(rejected="max"),
+        staging=Staging(thresholds=(0.3, 0.6), test_share=0.0),
     )
-    assert f"Every row is kept: `udasa lint {folder}` shows all findings." in str(caught.value)
-    assert not (folder / "build.json").exists()
-    sampled.clear()
-    flow.build(replace(settings, lint=Lint(high_risk=0.0)), folder)
-    assert sampled == []
-    assert files(folder) == files(flow.build(replace(settings, lint=Lint(high_risk=0.0)), tmp_path / "undisturbed"))
+    return Side.made(tables.scored(*rows), settings, None)
 
 
-def test_a_stricter_limit_takes_back_a_finished_build(settings: Recipe, folder: Path) -> None:
-    flow.build(settings, folder)
-    with pytest.raises(LimitError):
-        flow.build(replace(settings, lint=Lint(high_risk=0.0, high_risk_chosen=0.0)), folder)
-    assert not (folder / "build.json").exists()
+def two(name: str, a: float, b: float, texts: tuple[str, str] = ("A", "B")) -> Any:
+    return answered(name, reply(texts[0], a), reply(texts[1], b))
 
 
-def test_every_finding_that_fails_is_told() -> None:
-    found = [
-        finding.finding(name, 0.1, f"Sentence {name}.", value=value, examples=["x"])
-        for name, value in (("ties", 0.5), ("cut-replies", 0.1), ("open-endings", 0.25))
-    ]
-    fail_on_limits(found[1:2], "Then.")
-    with pytest.raises(LimitError) as caught:
-        fail_on_limits(found, "Then.")
-    assert str(caught.value) == (
-        "The audit fails. ties is 0.5, the limit 0.1: Sentence ties. For example x. "
-        "open-endings is 0.25, the limit 0.1: Sentence open-endings. For example x. Then."
+def test_every_change_is_counted_as_what_it_is() -> None:
+    """Rank shares over the build: the eight values of each side are 1/8 .. 8/8 in order."""
+    before = side(
+        two("kept", 1, 8), two("flipped", 2, 7), two("replaced", 3, 6), two("dropped", 4, 5), two("new", 0, 0)
     )
+    after = side(
+        two("kept", 1, 4),
+        two("flipped", 8, 2),
+        two("replaced", 3, 6, ("a ", "C")),
+        two("dropped", 5, 5),
+        two("new", 0, 7),
+        two("unknown", 0, 9),
+    )
+    found = changes(before, after)
+    assert (found.before, found.after) == (4, 4)
+    shares = (found.kept, found.flipped, found.replaced, found.dropped)
+    assert [(one.value, one.n) for one in shares] == [(0.25, 4)] * 4
+    assert (found.added.value, found.added.n) == (1.0, 1)
+    assert (found.reversed.value, found.reversed.n) == (pytest.approx(1 / 3), 3)
+    assert found.reasons == {"tie": 1}
+    assert (found.moved.n, sum(found.moves.values())) == (3, 3)
 
 
-# --- stored and found again
+@pytest.mark.parametrize("flipped", [0, 1, 3, 6])
+def test_shuffled_labels_are_counted_exactly(flipped: int) -> None:
+    rows = [(f"p{i}", i / 20, 1 - i / 20) for i in range(6)]
+    before = side(*(two(name, a, b) for name, a, b in rows))
+    after = side(*(two(name, *((b, a) if i < flipped else (a, b))) for i, (name, a, b) in enumerate(rows)))
+    found = changes(before, after)
+    assert (found.flipped.value, found.kept.value) == (pytest.approx(flipped / 6), pytest.approx(1 - flipped / 6))
+    assert (found.reversed.value, found.moved.value) == (pytest.approx(flipped / 6), 0.0)
 
 
-def test_a_build_stores_what_is_found_again(settings: Recipe, folder: Path) -> None:
-    flow.build(settings, folder)
-    stored = list(findings(folder).values())
-    assert [f["name"] for f in stored] == sorted(f["name"] for f in stored)
-    found = audit_build(settings, folder)
-    assert [f.to_json() for f in found] == stored
-    assert disagreements(stored, found) == []
+def test_stage_moves_are_counted_exactly() -> None:
+    before = side(*(two(f"p{i}", 0.1, 0.9) for i in range(3)), two("q", 0.4, 0.5))
+    after = side(*(two(f"p{i}", 0.1, 0.9) for i in range(2)), two("p2", 0.4, 0.5), two("q", 0.4, 0.5))
+    found = changes(before, after)
+    moved = {name: count for name, count in found.moves.items() if count}
+    assert (
+        found.moved.n == 4
+        and found.moved.value
+        == sum(count for name, count in moved.items() if name.split(" -> ")[0] != name.split(" -> ")[1]) / 4
+    )
+    stages = {name: (before.pairs[name]["stage"], after.pairs[name]["stage"]) for name in before.pairs}
+    assert moved == {f"{a} -> {b}": list(stages.values()).count((a, b)) for a, b in stages.values()}
 
 
-def test_what_disagrees_is_named(settings: Recipe, folder: Path) -> None:
-    flow.build(settings, folder)
-    found = audit_build(settings, folder)
-    stored = [f.to_json() for f in found]
-    by_name = {f["name"]: f for f in stored}
-    by_name["ties"]["count"] = 7
-    by_name["longer-chosen"]["value"] += 1e-6
-    by_name["tied-prompts"]["value"] += 1e-12
-    by_name["evaluation-near-duplicates"] |= {"count": 3, "detail": "against other data; sha256 0123"}
-    by_name["evaluation-ngrams-in-prompts"]["count"] = 4
-    by_name["planted-judge"]["value"] = 0.9
-    by_name["over-max-length"]["count"] = 2
-    stored.append({**by_name["ties"], "name": "of-another-version"})
-    lines = disagreements(stored, [f for f in found if f.name not in planted.NAMES])
-    assert [line.split(" is ")[0] for line in lines] == [
-        "evaluation-ngrams-in-prompts: count",
-        "longer-chosen: value",
-        "ties: count",
-    ]
-    assert lines[-1] == "ties: count is 0, not 7"
+def test_the_second_scoring_of_a_deterministic_scorer_is_the_same(build: Path, tmp_path: Path) -> None:
+    found = audit.consistency(build, tmp_path / "audit")
+    assert (found.prompts, found.responses) == (40, 160)
+    assert list(by_name(found)) == ["rescored", "one-response-fewer", "one-principle-fewer"]
+    again = by_name(found)["rescored"]
+    assert {name: one.value for name, one in again.spearman.items()} == dict.fromkeys(again.spearman, 1.0)
+    assert {*schema.SCORES, "u", "gap", "semantic_entropy"} == set(again.spearman)
+    assert max(again.largest_difference.values()) < 1e-12
+    assert again.pairs.kept.value == 1.0 and again.pairs.moved.value == 0.0
+    for name, columns in (
+        ("one-response-fewer", {"semantic_uncertainty", "factual_uncertainty", "u", "gap"}),
+        ("one-principle-fewer", {"value_uncertainty", "value_disagreement", "value_risk", "u", "gap"}),
+    ):
+        one = by_name(found)[name]
+        assert set(one.spearman) == columns
+        assert all(0.2 < e.value < 1 and e.low <= e.value <= e.high for e in one.spearman.values())
+        assert one.pairs.before == again.pairs.before
 
 
-def test_a_release_is_rechecked_without_its_evaluation_data(settings: Recipe, folder: Path, tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "exam.jsonl", {"item": "what is the height of that old lighthouse"})
-    asked = replace(settings, lint=Lint(evaluation=(str(path),)), planted=BUNDLED)
-    flow.build(asked, folder)
-    tables = [run.read_frame(folder, name) for name in ("pairs", "scored", "ledger")]
-    stored = list(findings(folder).values())
-    assert recheck(stored, tables[0], tables[1], tables[2], asked) == []
-    path.unlink()
-    assert recheck(stored, tables[0], tables[1], tables[2], asked) == []
-    fewer = recheck(stored, tables[0].head(-1), tables[1], tables[2], asked)
-    assert any(line.startswith("longer-chosen: total is ") for line in fewer)
-    assert not any(line.startswith("evaluation-") for line in fewer)
+def test_an_audit_is_repeated_to_the_byte_and_goes_on_where_it_stopped(build: Path, tmp_path: Path) -> None:
+    audit.consistency(build, tmp_path / "one")
+    written = (tmp_path / "one" / "consistency.json").read_bytes()
+    for leftover in (tmp_path / "one" / "second" / "scored").glob("00001.*"):
+        leftover.unlink()
+    (tmp_path / "one" / "consistency.json").unlink()
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "one").rglob("0000[02].parquet")}
+    audit.consistency(build, tmp_path / "one")
+    assert (tmp_path / "one" / "consistency.json").read_bytes() == written
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    other = audit.consistency(build, tmp_path / "two", seed=2)
+    assert json.loads(written)["comparisons"] != json.loads(json.dumps(dataclasses.asdict(other)))["comparisons"]
 
 
-# --- the command
+def test_everything_is_made_from_the_responses_alone(build: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    for name in ("recipe.json", "build.json", "models.json"):
+        bare.mkdir(exist_ok=True)
+        shutil.copy2(build / name, bare / name)
+    shutil.copytree(build / "responses", bare / "responses")
+    audit.consistency(build, tmp_path / "a")
+    audit.consistency(bare, tmp_path / "b")
+    files = [(tmp_path / name / "consistency.json").read_text() for name in ("a", "b")]
+    assert files[0] == files[1]
 
 
-@pytest.fixture
-def udasa(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str]]:
-    def command(*args: Any) -> tuple[Any, str, str]:
-        monkeypatch.setattr(sys, "argv", ["udasa", *map(str, args)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        shown = capsys.readouterr()
-        return end.value.code or 0, shown.out, " ".join(shown.err.split())
+def test_leaving_out_a_response_is_scoring_without_it() -> None:
+    texts = ("Yes. The sky is blue.", "No. It is red.", "", "Yes. The sky is blue.", "Blue, it is. Yes.")
+    replies = [reply(text, logprob_mean=-0.3 * (i + 1)) for i, text in enumerate(texts)]
+    scorer = Scorer(FakeEntailer(), FakeJudge(PRINCIPLES))
 
-    return command
+    def scores(*kept: int) -> list[dict[str, Any]]:
+        row = answered("p", *(replies[i] for i in kept))
+        found: list[dict[str, Any]] = scorer(tables.responses(row)).to_pylist()[0]["responses"]
+        return found
 
-
-def test_a_build_and_its_release_are_found_alike(udasa: Any, settings: Recipe, folder: Path, tmp_path: Path) -> None:
-    flow.build(replace(settings, planted=BUNDLED), folder)
-    code, shown, _ = udasa("lint", folder, "--json")
-    assert (code, json.loads(shown)) == (0, list(findings(folder).values()))
-    publish(folder, str(tmp_path / "release"), version="1.0.0")
-    assert udasa("lint", tmp_path / "release", "--json") == (0, shown, "")
-    code, table, _ = udasa("lint", folder)
-    assert code == 0
-    assert "Audit" in table
-    assert "over-max-length: Not checked: no tokenizer was given" in table
+    whole = scores(*range(5))
+    for gone in range(5):
+        rest = [i for i in range(5) if i != gone]
+        for i, expected in zip(rest, scores(*rest), strict=True):
+            found = without(whole, i, gone)
+            assert found["semantic_uncertainty"] == pytest.approx(expected["semantic_uncertainty"], abs=1e-12)
+            assert found["factual_uncertainty"] == (
+                None if expected["factual_uncertainty"] is None else pytest.approx(expected["factual_uncertainty"])
+            )
 
 
-def test_a_release_on_a_hub(hub: RunningHub, settings: Recipe, folder: Path, tmp_path: Path) -> None:
-    def publish_and_lint(build: str) -> list[dict[str, Any]]:
-        from pathlib import Path
-
-        from udasa.cli.lint import find
-        from udasa.publish import publish
-
-        publish(Path(build), "acme/audited", version="1.0.0")
-        return [finding.to_json() for finding in find("acme/audited@v1.0.0", [], None)]
-
-    flow.build(replace(settings, planted=BUNDLED), folder)
-    found = run_client(hub, publish_and_lint, str(folder), home=tmp_path / "home", token=hub.token())
-    assert found == list(findings(folder).values())
-
-
-def test_a_failed_build_can_be_looked_at(udasa: Any, settings: Recipe, folder: Path, tmp_path: Path) -> None:
-    strict = replace(settings, lint=Lint(high_risk=0.0, high_risk_chosen=0.0))
-    (tmp_path / "r.json").write_text(recipes.to_json(strict))
-    code, _, error = udasa("build", tmp_path / "r.json", "-o", folder)
-    assert code == 1
-    assert "error: The audit fails. high-risk-chosen is 1, the limit 0:" in error
-    code, shown, _ = udasa("lint", folder)
-    assert code == 1
-    assert "fails" in shown
-    assert "high-risk-chosen: " in shown
+def test_a_resample_has_the_same_prompts_and_other_responses(build: Path, tmp_path: Path) -> None:
+    again = audit.resample(build, tmp_path / "again", 5)
+    prompts = [run.read(folder, "prompts").to_pylist() for folder in (build, again)]
+    assert prompts[0] == prompts[1]
+    assert run.read(build, "responses") != run.read(again, "responses")
+    found = audit.stability(build, again, tmp_path / "out")
+    assert found.differs == ("seed: 0 -> 5",) and found.prompts == 40
+    shares = (found.pairs.kept, found.pairs.flipped, found.pairs.replaced, found.pairs.dropped)
+    assert sum(one.value or 0 for one in shares) == pytest.approx(1.0)
+    assert json.loads((tmp_path / "out" / "stability.json").read_text()) == json.loads(
+        json.dumps(dataclasses.asdict(found))
+    )
+    with pytest.raises(UserError, match="itself built with seed 0"):
+        audit.resample(build, tmp_path / "same", 0)
 
 
-def test_more_evaluation_data(udasa: Any, settings: Recipe, folder: Path, tmp_path: Path) -> None:
-    flow.build(settings, folder)
-    path = write_jsonl(tmp_path / "exam.jsonl", *({"item": text} for text in TEXTS))
-    code, shown, _ = udasa("lint", folder, "--eval-data", path, "--json")
-    found = next(f for f in json.loads(shown) if f["name"] == "evaluation-near-duplicates")
-    assert (code, found["value"], found["failed"]) == (1, 1.0, True)
-    code, _, error = udasa("lint", folder, "--eval-data", tmp_path / "none.jsonl")
-    assert code == 2
-    assert "There is no evaluation data at" in error
+def test_an_unfinished_build_and_another_builds_prompts_are_refused(build: Path, tmp_path: Path) -> None:
+    settings = builds.recipe(judging=JUDGING)
+    flow.claim(tmp_path / "begun", settings)
+    for run_audit in (
+        lambda: audit.consistency(tmp_path / "begun", tmp_path / "o"),
+        lambda: audit.stability(build, tmp_path / "begun"),
+    ):
+        with pytest.raises(UserError, match="holds no finished build"):
+            run_audit()
+    path = tables.write_jsonl(tmp_path / "mine.jsonl", "One?", "Two?", "Three?")
+    source = recipe.Source(name="mine", task="helpfulness", path=str(path))
+    other = builds.built(tmp_path / "other", sources=(source,))
+    with pytest.raises(UserError, match="no prompt in common"):
+        audit.stability(build, other)
 
 
-def test_the_recipe_names_evaluation_data(settings: Recipe, folder: Path, tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "exam.jsonl", *({"item": text} for text in TEXTS))
-    with pytest.raises(LimitError, match="evaluation-near-duplicates is 1, the limit 0"):
-        flow.build(replace(settings, lint=Lint(evaluation=(str(path),))), folder)
-
-
-def test_a_tokenizer_counts_what_the_trainer_cuts(udasa: Any, settings: Recipe, folder: Path, tmp_path: Path) -> None:
-    flow.build(settings, folder)
-    code, shown, _ = udasa("lint", folder, "--tokenizer", tiny.policy(), "--json")
-    found = next(f for f in json.loads(shown) if f["name"] == "over-max-length")
-    assert code == 0
-    assert found["count"] == found["total"] == pq.read_metadata(folder / "pairs" / "00000.parquet").num_rows
-    assert "have a side of more than 8 tokens (training.max_length)" in found["detail"]
-    code, _, error = udasa("lint", folder, "--tokenizer", tmp_path / "none")
-    assert code == 2
-    assert "There is no tokenizer at" in error
-    assert udasa("lint", folder, "--tokenizer", tiny.policy(chat=False))[0] == 2
-
-
-def test_a_target_that_is_not_there(udasa: Any, tmp_path: Path) -> None:
-    code, _, error = udasa("lint", tmp_path)
-    assert code == 2
-    assert "is not a release" in error
-
-
-def test_evaluation_prompts_stop_a_build_before_sampling(
-    settings: Recipe, folder: Path, tmp_path: Path, sampled: list[int]
-) -> None:
-    path = str(write_jsonl(tmp_path / "exam.jsonl", {"item": TEXTS[4]}))
-    with pytest.raises(LimitError, match=r"evaluation-near-duplicates is .* Nothing was sampled"):
-        flow.build(replace(settings, lint=Lint(evaluation=(path,))), folder)
-    assert sampled == []
-    allowed = Lint(evaluation=(path,), evaluation_near_duplicates=1.0)
-    flow.build(replace(settings, lint=allowed), folder)
-    assert sum(sampled) == 9
+def test_a_folder_of_another_audit_is_refused(build: Path, tmp_path: Path) -> None:
+    other = builds.built(tmp_path / "other", judging=JUDGING, weights=Weights(value=2.0))
+    audit.consistency(build, tmp_path / "audit")
+    with pytest.raises(UserError, match=r"these fields differ: weights\.value"):
+        audit.consistency(other, tmp_path / "audit")

@@ -124,3 +124,57 @@ def test_a_larger_share_holds_out_the_same_prompts_and_more() -> None:
     held: Any = [{i for i in range(200) if split(str(i), share, 0) == "test"} for share in (0.1, 0.3)]
     assert held[0] < held[1]
     assert held[1] != {i for i in range(200) if split(str(i), 0.3, 1) == "test"}
+
+
+# --- abstaining
+
+
+def bounded(*intervals: tuple[float, float, float]) -> pl.DataFrame:
+    """Pairs with these gaps and intervals."""
+    low, high = (pl.Series([row[i] for row in intervals], dtype=pl.Float64) for i in (1, 2))
+    return gapped(*(row[0] for row in intervals)).with_columns(gap_low=low, gap_high=high)
+
+
+FIXED = (0.2, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("interval", "dropped"),
+    [
+        ((0.3, 0.2, 0.59), False),
+        ((0.3, 0.19, 0.4), True),
+        ((0.3, 0.2, 0.6), True),
+        ((0.3, 0.1, 0.9), True),
+        ((0.7, 0.6, 1.0), False),
+        ((0.1, -0.3, 0.19), False),
+        ((0.1, -0.3, 0.2), True),
+        ((0.3, None, None), False),
+    ],
+)
+def test_a_pair_is_dropped_when_the_ends_of_its_interval_are_in_different_stages(interval: Any, dropped: bool) -> None:
+    pairs = bounded(interval)
+    staged = stage(pairs, Staging(thresholds=FIXED, abstain=True), 0)
+    assert staged.pairs.num_rows == (not dropped)
+    assert staged.outcomes["outcome"].to_list() == ["gap-straddles-threshold" if dropped else "paired"]
+    assert stage(pairs, Staging(thresholds=FIXED), 0).pairs.num_rows == 1
+
+
+intervals = st.lists(
+    st.tuples(st.integers(0, 20), st.integers(0, 6), st.integers(0, 6)).map(
+        lambda t: (t[0] / 20, (t[0] - t[1]) / 20, (t[0] + t[2]) / 20)
+    ),
+    max_size=20,
+)
+
+
+@EXAMPLES
+@given(intervals, st.booleans())
+def test_abstaining_removes_exactly_the_straddling_pairs_and_moves_no_threshold(found: Any, fixed: bool) -> None:
+    pairs, thresholds = bounded(*found), FIXED if fixed else None
+    plain, wary = (stage(pairs, Staging(thresholds=thresholds, abstain=abstain), 0) for abstain in (False, True))
+    assert plain.thresholds == wary.thresholds
+    covers = [any(low < t <= high for t in plain.thresholds) for _, low, high in found]
+    expected = [row for row, covered in zip(plain.pairs.to_pylist(), covers, strict=True) if not covered]
+    assert wary.pairs.to_pylist() == expected
+    assert plain.outcomes["outcome"].to_list() == ["paired"] * len(found)
+    assert (wary.outcomes["outcome"] == "gap-straddles-threshold").to_list() == covers

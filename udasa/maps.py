@@ -257,9 +257,9 @@ def _fit_column(column: str, x: Floats, y: Floats, groups: NDArray[np.str_], mis
             f"{name} has {len(x)} labelled rows with {column}, {what}; a map needs at least {_FEWEST}, of both kinds."
         )
     knots = isotonic(x, y)
-    if knots[1][0] == knots[1][-1]:
+    if knots[1][0] == knots[1][-1] or np.cov(np.unique(x, return_inverse=True)[1], y)[0, 1] <= 0:
         raise UserError(
-            f"In {name} failures do not become more frequent as {column} rises, so its map would be flat. "
+            f"In {name} failures do not become more frequent as {column} rises, so no rising map fits. "
             "Check which way the label goes, or leave the column out."
         )
     held_out = _held_out(x, y, groups)
