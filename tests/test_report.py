@@ -265,7 +265,7 @@ def test_hostile_text_adds_no_element_and_no_attribute(text: str) -> None:
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=200))
 def test_any_text_is_shown_as_it_is(text: str) -> None:
-    example = report._render(**frame_of(text))
+    example = report.render("report.html.j2", **frame_of(text))
     answers = Outline(example).answers
     assert answers
     assert set(answers) == {visible(text)}
@@ -273,7 +273,7 @@ def test_any_text_is_shown_as_it_is(text: str) -> None:
 
 @cache
 def made_answers() -> Any:
-    return report._answers(made_responses(), Weights())
+    return report.answers_by_prompt(made_responses(), Weights())
 
 
 def frame_of(text: str) -> dict[str, Any]:
@@ -284,7 +284,7 @@ def frame_of(text: str) -> dict[str, Any]:
     example = report._example(pair, mine, Weights(), made_thresholds())
     charts = dict.fromkeys(("stages", "uncertainties", "gap", "forest"), "")
     return {
-        "css": "", "policy": "", "m": made_manifest(), "stages": schema.STAGES, "splits": schema.SPLITS,
+        "css": "", "policy": "", "m": made_manifest(), "stages": schema.STAGES,
         "outcomes": [], "dropped": [], "num_dropped": 0, "charts": charts, "comparison": [], "summary": "",
         "training": None, "scores": report.SCORES, "examples": {pair["stage"]: [example]},
     }  # fmt: skip

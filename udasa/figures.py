@@ -28,6 +28,9 @@ STAGE_COLOURS = {"conservative": "#0072B2", "moderate": "#CC79A7", "exploratory"
 READING_COLOURS = {"better": "#0072B2", "worse": "#D55E00", "not told apart": "#767676"}
 """Colour of a difference, by what its interval says."""
 
+ROLE_COLOURS = {"chosen": "#0072B2", "rejected": "#D55E00", "other": "#767676"}
+"""Colour of an answer, by what became of it in its pair."""
+
 UNITS = {"semantic_uncertainty": "0 to 1", "factual_uncertainty": "0 to 1", "value_uncertainty": "nats"}
 """Unit of each response-level uncertainty."""
 
@@ -113,10 +116,13 @@ def _panel(values: "pl.Series", top: float, unit: str) -> "alt.LayerChart":
     middle = [float(np.median(present.to_numpy()))] if len(present) else []
     rule = _chart([{"low": median, "label": f"median {median:.2f}"} for median in middle])
     layers = (
-        bars.encode(x=_x(f"{name} ({unit})", domain), x2="high:Q", y=_counts("responses", 3), y2="end:Q"),
+        bars.encode(
+            x=_x(f"{name} ({unit})", domain), x2="high:Q", y=_counts("responses", 3), y2="end:Q",
+            tooltip=_bin("responses"),
+        ),
         rule.mark_rule(color=_INK, strokeDash=[4, 3], strokeWidth=1.5).encode(x="low:Q"),
         rule.mark_text(align="left", dx=5, y=-7).encode(x="low:Q", text="label:N"),
-    )
+    )  # fmt: skip
     return _layers(*layers).properties(title=alt.Title(title, offset=14), width=_WIDTH, height=80)
 
 
@@ -143,9 +149,14 @@ def gap_chart(pairs: "pl.DataFrame", thresholds: Mapping[str, float]) -> "alt.La
     title = "gap: u(rejected) − u(chosen), in rank share (0 to 1)"
     y = _counts("pairs", 5, [0, highest * 1.42])
     layers = [
-        _chart(rows).mark_rect().encode(x=_x(title, [0, top]), x2="high:Q", y=y, y2="end:Q", color=_stage_colour()),
+        _chart(rows)
+        .mark_rect()
+        .encode(
+            x=_x(title, [0, top]), x2="high:Q", y=y, y2="end:Q", color=_stage_colour(),
+            tooltip=[alt.Tooltip("stage:N"), *_bin("pairs")],
+        ),
         _chart(rules).mark_rule(color=_INK, strokeDash=[4, 3], strokeWidth=1.5).encode(x="low:Q"),
-    ]
+    ]  # fmt: skip
     for rule, limit in zip(rules, (0.6 * top, 0.4 * top), strict=True):
         mark = _chart([rule])
         right_of_it = rule["low"] < limit
@@ -178,7 +189,7 @@ def stage_chart(tasks: Mapping[str, Mapping[str, int]]) -> "alt.LayerChart":
     layers = (
         _chart(rows)
         .mark_bar(height={"band": 0.72})
-        .encode(x=x, x2="end:Q", y=y, color=_stage_colour()),
+        .encode(x=x, x2="end:Q", y=y, color=_stage_colour(), tooltip=["task:N", "stage:N", "pairs:Q"]),
         _chart(rows)
         .mark_text(fontWeight="bold")
         .encode(
@@ -188,6 +199,40 @@ def stage_chart(tasks: Mapping[str, Mapping[str, int]]) -> "alt.LayerChart":
     )  # fmt: skip
     chart = _layers(*layers).properties(width=_WIDTH - 60, height=alt.Step(30))
     return _styled(chart.properties(title=f"Stages by task, n = {count} pairs"), "Pairs in each stage, by task")
+
+
+def scatter_chart(points: Sequence[Mapping[str, Any]], labels: Mapping[tuple[str, str], str]) -> "alt.ConcatChart":
+    """Return a panel for each two uncertainties; what is brushed in one panel is marked in all.
+
+    Args:
+        points: an answer each, with the three uncertainties and `role`: `chosen`, `rejected` or `other`.
+        labels: (x, y) -> the panel's subtitle.
+    """
+    import altair as alt
+
+    interval: Any = alt.IntervalSelectionConfig(type="interval", resolve="global")
+    views = [f"panel {number}" for number in range(len(labels))]
+    brush = alt.TopLevelSelectionParameter(name="answers", select=interval, views=views)
+    colour = alt.Color(
+        "role:N", scale=alt.Scale(domain=list(ROLE_COLOURS), range=list(ROLE_COLOURS.values())), title=None
+    )
+    panels: list[Any] = []
+    for view, ((x, y), subtitle) in zip(views, labels.items(), strict=True):
+        axes = [
+            channel(
+                f"{name}:Q", title=f"{name.partition('_')[0]} ({UNITS[name]})", axis=alt.Axis(tickCount=4),
+                scale=alt.Scale(domain=[0, max([_TOP[name], *(p[name] for p in points if p[name] is not None)])]),
+            )
+            for channel, name in ((alt.X, x), (alt.Y, y))
+        ]  # fmt: skip
+        title = alt.Title(f"{y.partition('_')[0]} by {x.partition('_')[0]}", subtitle=subtitle)
+        chart = alt.Chart(name=view, title=title, width=190, height=190).mark_point(filled=True, size=22)
+        tooltip = ["role:N", *(alt.Tooltip(f"{name}:Q", title=name.replace("_", " "), format=".3f") for name in UNITS)]
+        shown = alt.condition(alt.ParameterPredicate(param="answers"), alt.value(0.75), alt.value(0.07))
+        panels.append(chart.encode(x=axes[0], y=axes[1], color=colour, opacity=shown, tooltip=tooltip))
+    rows = alt.InlineData(values=[dict(point) for point in points])
+    chart = alt.concat(*panels, data=rows, columns=3, spacing=34, params=[brush])
+    return _styled(chart, "The three uncertainties against each other, a point an answer")
 
 
 def forest_chart(differences: Sequence[Difference]) -> "alt.VConcatChart":
@@ -258,9 +303,17 @@ def _histogram(groups: "Mapping[str, pl.Series]", top: float) -> list[dict[str, 
         for index in np.flatnonzero(counts):
             low, high = edges[index] + space, edges[index + 1] - space
             start, end = int(floor[index]), int(floor[index] + counts[index])
-            rows.append({"stage": name, "low": low, "high": high, "start": start, "end": end})
+            span = f"{edges[index]:.3f} to {edges[index + 1]:.3f}"
+            row = {"stage": name, "low": low, "high": high, "start": start, "end": end}
+            rows.append(row | {"span": span, "count": end - start})
         floor += counts
     return rows
+
+
+def _bin(counted: str) -> "list[alt.Tooltip]":
+    import altair as alt
+
+    return [alt.Tooltip("span:N", title="from"), alt.Tooltip("count:Q", title=counted)]
 
 
 def _x(title: str, domain: list[float]) -> "alt.X":
@@ -313,7 +366,9 @@ def _styled(chart: Chart, description: str) -> Chart:
             labelColor=_INK, titleColor=_INK, labelFontSize=12, titleFontSize=12, titleFontWeight="normal",
             domainColor=_INK, tickColor=_INK, gridColor=_INK, gridOpacity=0.18, titlePadding=8, labelLimit=240,
         )
-        .configure_title(color=_INK, fontSize=14, fontWeight="bold", anchor="start", frame="group", limit=_WIDTH)
+        .configure_title(
+            color=_INK, fontSize=14, fontWeight="bold", anchor="start", frame="group", limit=_WIDTH, subtitleColor=_INK
+        )
         .configure_legend(
             orient="top", labelColor=_INK, labelFontSize=12, symbolType="square", symbolSize=110, columnPadding=18
         )

@@ -50,15 +50,15 @@ def render_report(
     """
     weights = Weights(**manifest["recipe"]["weights"])
     measures = Measures(**manifest["recipe"].get("measures", {}))
-    answers = _answers(responses, weights, measures, maps.recorded(manifest))
+    answers = answers_by_prompt(responses, weights, measures, maps.recorded(manifest))
     css = (resources.shelf("cards") / "report.css").read_text(encoding="utf-8")
-    return _render(
+    return render(
+        "report.html.j2",
         css=Markup(css),
-        policy=_policy(css),
+        policy=policy(css),
         m=manifest,
         stages=schema.STAGES,
-        splits=schema.SPLITS,
-        outcomes=_outcomes(ledger),
+        outcomes=outcomes(ledger),
         dropped=ledger.filter(pl.col("outcome") != "paired").head(_LEDGER_ROWS).to_dicts(),
         num_dropped=ledger.filter(pl.col("outcome") != "paired").height,
         charts=_charts(manifest, pairs, responses, comparison or ()),
@@ -138,7 +138,7 @@ def contributions(chosen: Mapping[str, Any], rejected: Mapping[str, Any], weight
     return {d: high.get(d, 0.0) - low.get(d, 0.0) for d in schema.DIMENSIONS if d in low or d in high}
 
 
-def _answers(
+def answers_by_prompt(
     responses: pl.DataFrame, weights: Weights, measures: Measures, fitted: Maps | None
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Return prompt id -> response id -> the answer with its scores, rank shares and u."""
@@ -177,7 +177,7 @@ def _example(
     }
 
 
-def _outcomes(ledger: pl.DataFrame) -> list[tuple[str, int, str]]:
+def outcomes(ledger: pl.DataFrame) -> list[tuple[str, int, str]]:
     """Return each outcome that occurs, its count and its meaning, in the order of `schema.OUTCOMES`."""
     counts = dict(ledger.group_by("outcome").len().iter_rows())
     return [(name, counts[name], meaning) for name, meaning in schema.OUTCOMES.items() if name in counts]
@@ -196,13 +196,18 @@ def _charts(
     return {name: Markup(figures.to_svg(chart)) for name, chart in charts.items()}
 
 
-def _policy(css: str) -> str:
-    """Return the page's content security policy: nothing but this one style sheet."""
-    digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+def policy(css: str, *scripts: str) -> str:
+    """Return a page's content security policy: nothing but this one style sheet and these scripts, by their hashes."""
+    run = f"script-src {' '.join(map(_hash, scripts))}; " if scripts else ""
+    return f"default-src 'none'; {run}style-src {_hash(css)}; base-uri 'none'; form-action 'none'"
 
 
-def _render(**values: Any) -> str:
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a page of the shelf `cards`: every value escaped, its hidden characters made visible."""
     env = Environment(
         loader=FileSystemLoader(resources.shelf("cards")),
         autoescape=True,
@@ -211,9 +216,10 @@ def _render(**values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    env.globals |= {"STAGES": schema.STAGES, "SPLITS": schema.SPLITS}
     env.filters |= {"bar": _bar, "focusable": _focusable, "number": number, "public_name": public_name}
-    env.filters |= {"signed": "{:+.3f}".format, "unit": _unit, "words": _words}
-    return env.get_template("report.html.j2").render(**values) + "\n"
+    env.filters |= {"signed": "{:+.3f}".format, "unit": unit, "words": words}
+    return env.get_template(template).render(**values) + "\n"
 
 
 def _printed(value: Any) -> Any:
@@ -223,7 +229,8 @@ def _printed(value: Any) -> Any:
     return number(value) if value is None or isinstance(value, float) else value
 
 
-def _words(name: str) -> str:
+def words(name: str) -> str:
+    """Return a column's name as a reader says it."""
     return name.replace("_", " ")
 
 
@@ -232,7 +239,8 @@ def _focusable(text: str) -> Markup:
     return Markup(' tabindex="0"' if len(text) > _SCROLLS or text.count("\n") > _SCROLLS // 100 else "")
 
 
-def _unit(name: str) -> str:
+def unit(name: str) -> str:
+    """Return the unit of a measured column, or nothing for a count or a name."""
     return MEANINGS["u_chosen" if name == "u" else name][1]
 
 

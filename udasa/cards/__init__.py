@@ -34,6 +34,8 @@ MEANINGS = {
     "u_chosen": ("the three uncertainties of the chosen answer as one number", "rank share, 0 to 1"),
     "u_rejected": ("the three uncertainties of the rejected answer as one number", "rank share, 0 to 1"),
     "gap": ("u of the rejected answer minus u of the chosen one", "rank share, 0 to 1"),
+    "gap_low": ("lower end of the gap's 95 % interval over the other answers; null if not asked for", "rank share"),
+    "gap_high": ("upper end of that interval", "rank share"),
     "semantic_uncertainty": ("how far the answer's meaning is from the other answers'; 1 − semantic density", "0 to 1"),
     "factual_uncertainty": ("how little the other answers support its sentences; null without a claim", "0 to 1"),
     "value_uncertainty": ("entropy of the judge's mean verdict over the constitution", "nats"),
@@ -70,6 +72,8 @@ MEANINGS = {
     "factual_reason": ("why the answer has no factual uncertainty", ""),
     "claims": ("the claiming sentences, each with how little the other answers support it", "0 to 1"),
     "acceptable": ("the judge's probability that the answer is acceptable, by principle", "probability, 0 to 1"),
+    "agreement": ("how far every answer to the prompt, in order, means what this one means", "0 to 1"),
+    "support": ("how far every answer, in order, supports this one's sentences; null for itself", "0 to 1"),
 }
 """Meaning and unit of a column; `chosen_x` and `rejected_x` mean x of that side."""
 

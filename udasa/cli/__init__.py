@@ -7,11 +7,11 @@ import sys
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from udasa.cli import audit, build, evaluate, judge, lint, release, train
+from udasa.cli import audit, build, evaluate, inspect, judge, lint, release, train
 from udasa.cli.terminal import app, err
 from udasa.errors import LimitError, MissingExtraError, UserError
 
-__all__ = ["app", "audit", "build", "evaluate", "judge", "lint", "main", "release", "train"]
+__all__ = ["app", "audit", "build", "evaluate", "inspect", "judge", "lint", "main", "release", "train"]
 
 
 def main() -> None:
