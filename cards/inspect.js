@@ -5,7 +5,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const PAGE = 50;
   const STAGES = ["conservative", "moderate", "exploratory"];
-  const FILTERS = ["stage", "task", "domain", "split", "source", "findings", "change"];
+  const FILTERS = ["stage", "task", "domain", "split", "findings", "change"];
   const SORTS = {
     "gap, largest first": (a, b) => b.gap - a.gap,
     "gap, smallest first": (a, b) => a.gap - b.gap,
@@ -23,7 +23,7 @@
 
   const distance = (pair) => Math.min(...Object.values(data.thresholds).map((t) => Math.abs(pair.gap - t)));
   const risk = (pair) => pair.answers[pair.chosen].scores[RISK] ?? -1;
-  const number = (value, digits = 3) => (value === null ? "–" : value.toFixed(digits).replace("-", "−"));
+  const number = (value, digits = 3) => (value === null ? "–" : value.toFixed(digits));
   const signed = (value) => (value > 0 ? "+" : "") + number(value);
   const count = (n) => n.toLocaleString("en");
   const lower = (text) => text.toLowerCase();
@@ -95,11 +95,7 @@
       fields.push(field(name === "findings" ? "finding" : name, choices(name, [["", "all"], ...options])));
     }
     fields.push(field("order", choices("sort", Object.keys(SORTS).map((name) => [name, name]))));
-    const range = el("button", { type: "button", id: "range", hidden: "" });
-    range.addEventListener("click", () => setRange(null));
-    const clear = el("button", { type: "button", id: "clear" }, "Clear all");
-    clear.addEventListener("click", reset);
-    form.append(...fields, el("div", { class: "buttons" }, range, clear));
+    form.append(...fields);
     form.addEventListener("submit", (event) => event.preventDefault());
   }
 
@@ -208,18 +204,18 @@
   }
 
   const name = (index) => `answer ${index + 1}`;
+  const role = (pair, i) => (i === pair.chosen ? "chosen" : i === pair.rejected ? "rejected" : "other");
 
   /** All answers on the line of u, with the gap between the two of the pair. */
   function line(pair) {
     const placed = pair.answers.map((a, i) => [i, a.scores[U]]).filter(([, u]) => u !== null);
     const x = (u) => 4 + 92 * u;
     const [low, high] = [pair.chosen, pair.rejected].map((i) => x(pair.answers[i].scores[U]));
-    const role = (i) => (i === pair.chosen ? "chosen" : i === pair.rejected ? "rejected" : "other");
-    const order = placed.sort(([a], [b]) => (role(b) === "other") - (role(a) === "other"));
+    const order = placed.sort(([a], [b]) => (role(pair, b) === "other") - (role(pair, a) === "other"));
     return el("svg", { class: "line", role: "img", "aria-label": `u of all answers; gap ${number(pair.gap)}` },
       el("line", { class: "axis", x1: "4%", x2: "96%", y1: 24, y2: 24 }),
       el("line", { class: "span", x1: `${low}%`, x2: `${high}%`, y1: 24, y2: 24 }),
-      ...order.map(([i, u]) => el("circle", { class: role(i), cx: `${x(u)}%`, cy: 24, r: role(i) === "other" ? 5 : 7 })),
+      ...order.map(([i, u]) => el("circle", { class: role(pair, i), cx: `${x(u)}%`, cy: 24, r: role(pair, i) === "other" ? 5 : 7 })),
       ...[[low, "chosen"], [high, "rejected"]].map(([at, text], i) =>
         el("text", { x: `${at}%`, y: i ? 48 : 12, "text-anchor": at > 85 ? "end" : at < 15 ? "start" : "middle" }, text)),
       el("text", { class: "end", x: "4%", y: 48, "text-anchor": "start" }, high < 30 ? "" : "u = 0, certain"),
@@ -244,8 +240,8 @@
     const heads = [["answer"], ["set", "n"], ["u", "n"], ["semantic", "n"], ["factual", "n"], ["value", "n"], ["risk", "n"], ["tokens", "n"], ["what became of it"]];
     const main = [U, ...["semantic_uncertainty", "factual_uncertainty", "value_uncertainty", "value_risk"]
       .map((id) => data.scores.findIndex(([found]) => found === id))];
-    const rows = pair.answers.map((a, i) => el("tr", { class: a.standing },
-      el("th", { scope: "row" }, name(i)), el("td", { class: "n" }, String(a.set)),
+    const rows = pair.answers.map((a, i) => el("tr", { class: role(pair, i) },
+      el("th", { scope: "row", class: "name" }, name(i)), el("td", { class: "n" }, String(a.set)),
       ...main.map((s) => el("td", { class: `n${s === RISK && a.scores[s] > data.risk_ceiling ? " worse" : ""}` }, number(a.scores[s]))),
       el("td", { class: "n" }, String(a.tokens)), el("td", { class: "standing" }, a.standing)));
     return table(`All ${pair.answers.length} answers, the most certain first; a set is answers of one meaning`, heads, rows, "all");
@@ -274,7 +270,7 @@
   function answerText(pair, i) {
     const answer = pair.answers[i];
     const parts = evidence(answer);
-    return el("section", { class: `answer ${answer.standing}` },
+    return el("section", { class: `answer ${role(pair, i)}` },
       el("h5", {}, name(i), el("span", { class: "note" }, ` set ${answer.set}, ${answer.standing}${answer.cut && !answer.standing.includes("cut") ? ", cut at the token limit" : ""}`)),
       box(`${name(i)} of the pair`, answer.text, answer.length),
       ...(parts.length ? [el("details", {}, el("summary", {}, "Evidence, sentence by sentence"), ...parts)] : []));
@@ -330,6 +326,8 @@
   }
 
   filterBar();
+  byId("range").addEventListener("click", () => setRange(null));
+  byId("clear").addEventListener("click", reset);
   apply();
   document.querySelectorAll("figure[data-chart]").forEach(draw);
 })();

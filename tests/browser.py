@@ -5,11 +5,12 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -26,11 +27,21 @@ def chromium() -> str:
     return found
 
 
+_LAUNCH = """
+import fcntl, os, sys
+ours = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for theirs, number in zip((3, 4), ours):
+    os.dup2(number, theirs)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""The browser reads its commands from file descriptor 3 and answers on 4."""
+
+
 class Browser:
     """One tab; every event it sends is kept in `events`."""
 
-    def __init__(self, write: int, read: int) -> None:
-        self._write, self._read = write, os.fdopen(read, "rb")
+    def __init__(self, write: int, read: BinaryIO) -> None:
+        self._write, self._read = write, read
         self._last, self._session = 0, None
         self.events: list[dict[str, Any]] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -119,16 +130,17 @@ def browser(profile: Path) -> Iterator[Browser]:
     """Start a browser with a profile of its own."""
     to_browser, from_us = os.pipe()
     from_browser, to_us = os.pipe()
-    shell = f'exec "$0" "$@" 3<&{to_browser} 4>&{to_us}'
-    command = ["sh", "-c", shell, chromium(), *FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe"]
+    command = [chromium(), *FLAGS, f"--user-data-dir={profile}", "--remote-debugging-pipe"]
+    launch = [sys.executable, "-c", _LAUNCH, str(to_browser), str(to_us), *command]
     process = subprocess.Popen(
-        command, pass_fds=(to_browser, to_us), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        launch, pass_fds=(to_browser, to_us), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     os.close(to_browser)
     os.close(to_us)
-    try:
-        yield Browser(from_us, from_browser)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(from_us)
+    with os.fdopen(from_browser, "rb") as answers:
+        try:
+            yield Browser(from_us, answers)
+        finally:
+            process.kill()
+            process.wait()
+            os.close(from_us)

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from udasa import figures, report, resources
 from udasa.inspect.correlations import COLUMNS, Correlation, correlate
-from udasa.inspect.rows import BUDGET, OTHER_SCORES, Context, choose, island, rows
+from udasa.inspect.rows import BUDGET, OTHER_SCORES, Context, choose, island, shown
 from udasa.inspect.targets import Target, open_target
 from udasa.inspect.versions import CHANGES, Versions, compare
 from udasa.recipe import Pairing, Weights
@@ -47,7 +47,7 @@ def render_page(target: Target, against: Target | None = None, budget: int = BUD
         versions.by_prompt if versions else {},
     )  # fmt: skip
     data = {
-        "pairs": list(rows(held, answers, context)),
+        "pairs": list(shown(held, answers, context)),
         "scores": [[name, report.words(name), report.unit(name)] for name in (*report.SCORES, *OTHER_SCORES)],
         "principles": [p["id"] for p in manifest["recipe"].get("judging", {}).get("constitution", ())],
         "thresholds": manifest["thresholds"],

@@ -62,7 +62,7 @@ class Context(NamedTuple):
     """Prompt id -> what changed against another version; empty without one."""
 
 
-def rows(held: pl.DataFrame, responses: pl.DataFrame, context: Context) -> Iterator[dict[str, Any]]:
+def shown(held: pl.DataFrame, responses: pl.DataFrame, context: Context) -> Iterator[dict[str, Any]]:
     """Yield each held pair as plain JSON values; its answers stand from the lowest u to the highest."""
     answers: dict[str, list[dict[str, Any]]] = {}
     for row in responses.filter(pl.col("prompt_id").is_in(held["prompt_id"].implode())).iter_rows(named=True):
