@@ -7,10 +7,10 @@
   const STAGES = ["conservative", "moderate", "exploratory"];
   const FILTERS = ["stage", "task", "domain", "split", "findings", "change"];
   const SORTS = {
-    "gap, largest first": (a, b) => b.gap - a.gap,
-    "gap, smallest first": (a, b) => a.gap - b.gap,
-    "nearest to a threshold": (a, b) => distance(a) - distance(b),
-    "riskiest chosen first": (a, b) => risk(b) - risk(a),
+    "largest gap": (a, b) => b.gap - a.gap,
+    "smallest gap": (a, b) => a.gap - b.gap,
+    "near a threshold": (a, b) => distance(a) - distance(b),
+    "riskiest chosen": (a, b) => risk(b) - risk(a),
   };
   const RISK = data.scores.findIndex(([name]) => name === "value_risk");
   const U = data.scores.findIndex(([name]) => name === "u");
@@ -74,7 +74,7 @@
   }
 
   function filterBar() {
-    const search = el("input", { type: "search", name: "query", placeholder: "words of a prompt or an answer, or an id",
+    const search = el("input", { type: "search", name: "query", placeholder: "words of a text, or an id",
       autocomplete: "off", spellcheck: "false" });
     let waiting;
     search.addEventListener("input", () => {
@@ -112,7 +112,8 @@
       if (control.name === "sort") continue;
       if (control.name) state[control.name] = control.value = "";
     }
-    setRange(null);
+    clearRange();
+    apply();
     form.elements.query.focus();
   }
 
@@ -222,18 +223,23 @@
       el("text", { class: "end", x: "96%", y: 12, "text-anchor": "end" }, low > 70 ? "" : "u = 1, uncertain"));
   }
 
+  function scoreRow(pair, [id, words, unit], i) {
+    const share = id === "u" ? pair.gap : pair.shares[id.replace("_uncertainty", "")];
+    const values = [pair.chosen, pair.rejected].map((at) => pair.answers[at].scores[i]);
+    return el("tr", { class: id === "u" ? "total" : "" },
+      el("th", { scope: "row" }, words, el("span", { class: "note" }, ` ${unit}`)),
+      ...values.map((v) => el("td", { class: "score" }, number(v), i < data.num_main ? bar(v, id) : null)),
+      ...(i < data.num_main ? [el("td", { class: "n" }, share === undefined ? "" : signed(share))] : []));
+  }
+
   function comparison(pair) {
-    const [chosen, rejected] = [pair.chosen, pair.rejected].map((i) => pair.answers[i].scores);
-    const rows = data.scores.map(([id, words, unit], i) => {
-      const share = id === "u" ? pair.gap : pair.shares[id.replace("_uncertainty", "")];
-      const cells = [chosen[i], rejected[i]].map((v) => el("td", { class: "score" }, number(v), bar(v, id)));
-      return el("tr", { class: id === "u" ? "total" : "" },
-        el("th", { scope: "row" }, words, el("span", { class: "note" }, ` ${unit}`)), ...cells,
-        el("td", { class: "n" }, share === undefined ? "" : signed(share)));
-    });
-    rows.sort((a, b) => a.classList.contains("total") - b.classList.contains("total"));
-    return table("Scores, and what each dimension adds to the gap",
-      [["measure"], ["chosen"], ["rejected"], ["of the gap", "n"]], rows, "scores");
+    const rows = data.scores.map((score, i) => scoreRow(pair, score, i));
+    const heads = [["measure"], ["chosen"], ["rejected"]];
+    return [
+      table("Scores, and what each dimension adds to the gap", [...heads, ["of the gap", "n"]], rows.slice(0, data.num_main)),
+      el("details", {}, el("summary", {}, "Other estimators, not part of u"),
+        table("Other estimators of both answers", heads, rows.slice(data.num_main))),
+    ];
   }
 
   function overview(pair) {
@@ -273,7 +279,7 @@
     return el("section", { class: `answer ${role(pair, i)}` },
       el("h5", {}, name(i), el("span", { class: "note" }, ` set ${answer.set}, ${answer.standing}${answer.cut && !answer.standing.includes("cut") ? ", cut at the token limit" : ""}`)),
       box(`${name(i)} of the pair`, answer.text, answer.length),
-      ...(parts.length ? [el("details", {}, el("summary", {}, "Evidence, sentence by sentence"), ...parts)] : []));
+      ...(parts.length ? [el("details", {}, el("summary", {}, "Evidence: sentences and principles"), ...parts)] : []));
   }
 
   function read(pair) {
@@ -299,7 +305,7 @@
       ...pair.prompt.map(([role, text, length]) => pair.prompt.length > 1
         ? el("div", {}, el("span", { class: "role" }, role), box(`Prompt, ${role}`, text, length)) : box("Prompt", text, length)),
       el("div", { class: "sides" }, side(pair.chosen, "Chosen"), side(pair.rejected, "Rejected")),
-      comparison(pair),
+      ...comparison(pair),
       el("h3", {}, "All answers"),
       overview(pair),
       ...pair.answers.map((_, i) => answerText(pair, i)),
@@ -308,6 +314,15 @@
   }
 
   // ---- Figures ------------------------------------------------------------------------------------------------------
+
+  let gapView = null;
+
+  /** Take the brush off the gap; the figure then says that no range is left. */
+  function clearRange() {
+    if (!state.range) return;
+    if (gapView) gapView.signal("brush_x", []).runAsync();
+    setRange(null);
+  }
 
   // The interpreter (ast) needs no eval, so the page's policy can forbid it.
   const OPTIONS = { ast: true, actions: false, defaultStyle: false, renderer: "svg", tooltip: { disableDefaultStyle: true, theme: "custom" } };
@@ -318,6 +333,7 @@
     if (figure.dataset.chart === "gap") spec.width = Math.max(280, Math.min(figure.clientWidth - 90, 760));
     const { view } = await vegaEmbed(figure, spec, OPTIONS);
     if (figure.dataset.chart !== "gap") return;
+    gapView = view;
     let waiting;
     view.addSignalListener("brush", (_, value) => {
       clearTimeout(waiting);
@@ -326,7 +342,7 @@
   }
 
   filterBar();
-  byId("range").addEventListener("click", () => setRange(null));
+  byId("range").addEventListener("click", clearRange);
   byId("clear").addEventListener("click", reset);
   apply();
   document.querySelectorAll("figure[data-chart]").forEach(draw);

@@ -355,6 +355,8 @@ def test_a_drag_over_the_gap_lists_the_pairs_of_that_range(tab: Browser, tmp_pat
     assert count(tab) == f"{found} of 48 pairs"
     tab.run("document.getElementById('range').click()")
     assert count(tab) == "48 pairs"
+    brush = "document.querySelector('figure[data-chart=gap] .brush_brush path').getBBox().width"
+    tab.wait(f"{brush} === 0")
 
 
 @pytest.mark.parametrize("text", [" ".join(HOSTILE), OWNED, "a\u2028b</script><script>document.title='owned'//"])
@@ -402,8 +404,9 @@ def test_text_is_readable_and_nothing_runs_over(tab: Browser, tmp_path: Path, sc
           const rgb = (c) => c.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255);
           const ground = (e) => { for (; e; e = e.parentElement) {
             const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)$/.test(c)) return rgb(c); } };
-          return ["body", "#list .about", "#pair .why", "#pair .note", ".tag.conservative", ".tag.moderate", ".tag.exploratory", "nav a", "#filters label span",
-            "#pair .text", ".paging span"].map((s) => document.querySelector(s)).filter(Boolean)
+          return ["body", "#list .about", "#pair .why", "#pair .note", ".tag.conservative", ".tag.moderate",
+            ".tag.exploratory", "nav a", "#filters label span", "#pair .text", ".paging span"]
+            .map((s) => document.querySelector(s)).filter(Boolean)
             .map((e) => [rgb(getComputedStyle(e).color), ground(e)]);
         })()"""
     )

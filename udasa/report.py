@@ -15,7 +15,8 @@ from markupsafe import Markup
 
 from udasa import figures, maps, resources, schema
 from udasa.calibrate import calibrate
-from udasa.cards import MEANINGS, number, public_name
+from udasa.cards import number, public_name
+from udasa.cards.columns import MEANINGS
 from udasa.figures import Difference, reading, visible
 from udasa.maps import Maps
 from udasa.recipe import Measures, Weights

@@ -3,79 +3,35 @@
     text = render_dataset_card(manifest, "org/udasa-pairs", [("figures/gap.svg", "The gap by stage.")])
     validate(text, "dataset")
 
+results      results on a benchmark of the Hub
 layout       which configuration has which files     markdown     values as Markdown that does nothing else
-model        the model card and its results          checks       what the Hub needs, and `validate`
-croissant    the data set for machines
+model        the model card                           checks       what the Hub needs, and `validate`
+jsonld       the data set for machines                columns      what every column means
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from udasa import schema
 from udasa.cards.checks import LICENSES, Kind, validate
+from udasa.cards.columns import MEANINGS, described
+from udasa.cards.jsonld import croissant
 from udasa.cards.layout import CONFIGS, SIZES, glob, no_pairs, num_bytes, rows, size_category
 from udasa.cards.markdown import check_repo, code, escape, literal, number, public_name, render, yaml
 from udasa.cards.model import render_model_card
+from udasa.cards.results import eval_results
 from udasa.errors import UserError
 
 __all__ = [
-    "CONFIGS", "LICENSES", "MEANINGS", "SIZES", "Kind", "code", "escape", "literal", "number", "public_name",
-    "render_dataset_card", "render_model_card", "rows", "size_category", "validate",
+    "CONFIGS", "LICENSES", "MEANINGS", "SIZES", "Kind", "code", "croissant", "escape", "eval_results", "literal",
+    "number", "public_name", "render_dataset_card", "render_model_card", "rows", "size_category", "validate",
 ]  # fmt: skip
-
-MEANINGS = {
-    "prompt_id": ("hash of the normalised prompt", ""),
-    "prompt": ("the conversation before the answer, as role and content", ""),
-    "chosen": ("the answer with the lowest u under the risk ceiling", ""),
-    "rejected": ("a less certain answer to the same prompt", ""),
-    "chosen_id": ("id of the chosen answer in the configuration responses", ""),
-    "rejected_id": ("id of the rejected answer in the configuration responses", ""),
-    "u_chosen": ("the three uncertainties of the chosen answer as one number", "rank share, 0 to 1"),
-    "u_rejected": ("the three uncertainties of the rejected answer as one number", "rank share, 0 to 1"),
-    "gap": ("u of the rejected answer minus u of the chosen one", "rank share, 0 to 1"),
-    "gap_low": ("lower end of the gap's 95 % interval over the other answers; null if not asked for", "rank share"),
-    "gap_high": ("upper end of that interval", "rank share"),
-    "semantic_uncertainty": ("how far the answer's meaning is from the other answers'; 1 − semantic density", "0 to 1"),
-    "factual_uncertainty": ("how little the other answers support its sentences; null without a claim", "0 to 1"),
-    "value_uncertainty": ("entropy of the judge's mean verdict over the constitution", "nats"),
-    "value_disagreement": ("the part of value uncertainty that comes from principles disagreeing", "nats"),
-    "value_risk": ("1 − mean probability that the answer is acceptable", "probability, 0 to 1"),
-    "value_position_bias": (
-        "P(acceptable) with that option named first, minus the same with it named second",
-        "−1 to 1",
-    ),
-    "stage": ("conservative, moderate or exploratory, by the gap", ""),
-    "split": ("train or test, by the prompt's hash", ""),
-    "task": ("what the prompt is for", ""),
-    "domain": ("general, health, law or technical", ""),
-    "source": ("name of the prompt's source", ""),
-    "license": ("licence of the prompt, where it is known", ""),
-    "semantic_entropy": ("entropy over the meanings of all answers to a prompt", "nats"),
-    "num_semantic_sets": ("number of meanings among the answers to a prompt", "count"),
-    "discrete_semantic_entropy": ("the same entropy with every answer weighing the same", "nats"),
-    "degree_matrix": ("mean distance between the answers to a prompt, by entailment", "0 to 1"),
-    "eigenvalue_laplacian": ("number of meanings, not rounded: from the graph of entailment", "1 to K"),
-    "kernel_language_entropy": ("von Neumann entropy of the answers' heat kernel", "nats"),
-    "sar": ("surprisal of the answers, less where others resemble them", "nats"),
-    "eigenscore": ("spread of the answers' sentence embeddings; null without an embedder", "log-determinant / K"),
-    "cluster": ("the meaning of the answer: answers with one number share it", ""),
-    "eccentricity": ("distance of the answer from the centre of the graph of entailment", "0 to 1"),
-    "degree": ("mean distance of the answer from all answers, by entailment", "0 to 1"),
-    "cluster_surprisal": ("−ln of the share of the answer's meaning", "nats"),
-    "selfcheck_nli": ("mean probability that another answer contradicts its sentences; null without a claim", "0 to 1"),
-    "cocoa": ("mean negative log-probability times the distance from the other answers", "nats"),
-    "p_true": ("1 − the policy's own probability that the answer is true; null unless asked", "probability, 0 to 1"),
-    "negative_logprob_mean": ("negative log-probability of the answer's tokens, mean", "nats a token"),
-    "negative_logprob_sum": ("negative log-probability of the answer", "nats"),
-    "lexical_dissimilarity": ("1 − mean ROUGE-L with the other answers", "0 to 1"),
-    "factual_reason": ("why the answer has no factual uncertainty", ""),
-    "claims": ("the claiming sentences, each with how little the other answers support it", "0 to 1"),
-    "acceptable": ("the judge's probability that the answer is acceptable, by principle", "probability, 0 to 1"),
-    "agreement": ("how far every answer to the prompt, in order, means what this one means", "0 to 1"),
-    "support": ("how far every answer, in order, supports this one's sentences; null for itself", "0 to 1"),
+SEE = {
+    False: "It sees each text alone, without the prompt.",
+    True: "It sees the prompt before each text.",
 }
-"""Meaning and unit of a column; `chosen_x` and `rejected_x` mean x of that side."""
+"""What the entailer sees, by the recipe's `entailment.context`."""
 
 
 def render_dataset_card(manifest: Mapping[str, Any], repo: str | None, figures: Sequence[tuple[str, str]] = ()) -> str:
@@ -100,12 +56,13 @@ def render_dataset_card(manifest: Mapping[str, Any], repo: str | None, figures: 
         m=manifest,
         repo=repo,
         figures=figures,
-        columns=list(_columns()),
+        tables={"pair": list(described(schema.PAIRS)), "prompt with its answers": list(described(schema.SCORED))},
         stages=schema.STAGES,
         splits=schema.SPLITS,
         outcomes=schema.OUTCOMES,
         meanings=MEANINGS,
         empty=[no_pairs(stage) for stage in schema.STAGES if not rows(manifest, stage)],
+        see=SEE[manifest["recipe"].get("entailment", {}).get("context", False)],
         similarity=manifest["models"]["entailer"].get("kind") == "similarity",
     )
 
@@ -142,14 +99,3 @@ def _dataset_front_matter(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "configs": configs,
         "dataset_info": infos,
     }
-
-
-def _columns() -> Iterator[tuple[str, str, str, str]]:
-    """Yield name, type, meaning and unit of each column of a pairs table."""
-    for field in schema.PAIRS:
-        side, _, rest = field.name.partition("_")
-        meaning, unit = MEANINGS[field.name] if field.name in MEANINGS else MEANINGS[rest]
-        if field.name not in MEANINGS:
-            meaning = f"{side} answer: {meaning}"
-        kind = "list of messages" if field.type == schema.MESSAGES else str(field.type).replace("double", "float64")
-        yield field.name, kind, meaning, unit

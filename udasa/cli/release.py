@@ -160,6 +160,8 @@ def card(
         else:
             results = run_compare(before, after) if before and after else None
             text = cards.render_model_card(facts, repo or folder.name, results)
+            for name, content in cards.eval_results(results or ()).items():
+                run.write_file(folder / name, content.encode())
         run.write_file(path, text.encode())
     if not path.is_file():
         raise UserError(f"{folder} holds no README.md to check. Run `udasa card {folder}` first.")

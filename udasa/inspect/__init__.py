@@ -48,6 +48,7 @@ def render_page(target: Target, against: Target | None = None, budget: int = BUD
     )  # fmt: skip
     data = {
         "pairs": list(shown(held, answers, context)),
+        "num_main": len(report.SCORES),
         "scores": [[name, report.words(name), report.unit(name)] for name in (*report.SCORES, *OTHER_SCORES)],
         "principles": [p["id"] for p in manifest["recipe"].get("judging", {}).get("constitution", ())],
         "thresholds": manifest["thresholds"],

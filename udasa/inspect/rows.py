@@ -22,8 +22,8 @@ BUDGET = 8_000_000
 LONGEST = 20_000
 """Characters of one text on a page."""
 
-OTHER_SCORES = tuple(name for name in schema.SCORES if name not in SCORES)
-_ANSWER, _PAIR = 260, 420
+OTHER_SCORES = (*(name for name in schema.SCORES if name not in SCORES), *schema.ESTIMATES)
+_ANSWER, _PAIR = 360, 420
 """Rough bytes of an answer and of a pair besides their texts."""
 
 
@@ -95,7 +95,7 @@ def _row(pair: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], context:
 
 def _answer(answer: Mapping[str, Any], standing: str) -> dict[str, Any]:
     text, length = _cut(answer["text"])
-    claims, acceptable = answer.get("claims"), answer.get("acceptable")
+    claims, acceptable = answer["claims"], answer["acceptable"]
     return {
         "text": text,
         "length": length,
@@ -105,7 +105,7 @@ def _answer(answer: Mapping[str, Any], standing: str) -> dict[str, Any]:
         "cut": answer["finish_reason"] == "length",
         "scores": [_rounded(answer[name]) for name in (*SCORES, *OTHER_SCORES)],
         "claims": [[_cut(claim["text"])[0], _rounded(claim["unsupported"])] for claim in claims or ()],
-        "unclaimed": visible(answer.get("factual_reason") or ""),
+        "unclaimed": schema.FACTUAL_REASONS.get(answer["factual_reason"], ""),
         "acceptable": [_rounded(p) for p in acceptable or ()],
     }
 

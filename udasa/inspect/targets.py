@@ -1,14 +1,14 @@
-"""A folder or a Hub data set -> the tables and the manifest that a page shows."""
+"""A build, a folder or a Hub data set -> the tables and the manifest that a page shows."""
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
-from udasa import publish, run
+from udasa import publish, schema
 from udasa.errors import UserError
+from udasa.release import open_data
 
 UNPUBLISHED = "0.0.0"
 """The version that a build has until it is published."""
@@ -18,7 +18,7 @@ class Target(NamedTuple):
     """A release, or a build as the release that it would make."""
 
     name: str
-    """What the user named, a folder by its last part."""
+    """What the user named; of a folder its last part only."""
     manifest: dict[str, Any]
     pairs: pl.DataFrame
     """`schema.PAIRS`."""
@@ -32,18 +32,20 @@ def open_target(target: str) -> Target:
     """Open a build's folder, a release's folder, or a Hub data set (org/name or org/name@v1.0.0).
 
     Raises:
-        UserError: nothing is there, or it is neither a finished build nor a release.
+        UserError: nothing is there, it is neither a finished build nor a release, or its tables have other columns.
     """
-    folder = Path(target).expanduser()
-    if (folder / "build.json").is_file():
+    opened = open_data(target)
+    frames = [opened.frame(name) for name in ("pairs", "scored", "ledger")]
+    for frame, kind in zip(frames, (schema.PAIRS, schema.SCORED, schema.LEDGER), strict=True):
+        try:
+            schema.conform(frame.to_arrow(compat_level=pl.CompatLevel.oldest()), kind)
+        except ValueError as error:
+            raise UserError(
+                f"{target} was made by another version of udasa: {error} Look at it with that one."
+            ) from error
+    manifest = opened.facts
+    if opened.kind == "build":
         with tempfile.TemporaryDirectory() as temporary:
-            manifest = publish.assemble(folder, ".", UNPUBLISHED, Path(temporary))
-        return Target(
-            folder.absolute().name, manifest, *(run.read_frame(folder, n) for n in ("pairs", "scored", "ledger"))
-        )
-    if not (folder / publish.MANIFEST).is_file():
-        raise UserError(f"{target} is neither a release ({publish.MANIFEST}) nor a finished build (build.json).")
-    manifest = json.loads((folder / publish.MANIFEST).read_text(encoding="utf-8"))
-    patterns = ("data/*/*.parquet", "responses/*.parquet", "ledger.parquet")
-    frames = [pl.concat([pl.read_parquet(path) for path in sorted(folder.glob(pattern))]) for pattern in patterns]
-    return Target(folder.absolute().name, manifest, *frames)
+            manifest = publish.assemble(opened.folder, ".", UNPUBLISHED, Path(temporary))
+    local = Path(target).expanduser().is_dir()
+    return Target(opened.folder.absolute().name if local else target, manifest, *frames)

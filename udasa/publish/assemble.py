@@ -19,6 +19,7 @@ from udasa.recipe import Recipe
 from udasa.release import MANIFEST, is_folder, open_data
 
 CARD = "README.md"
+CROISSANT = "croissant.json"
 
 CAPTIONS = {
     "uncertainties": "The three uncertainties over all responses.",
@@ -62,12 +63,13 @@ def assemble(build: Path, target: str, version: str, into: Path) -> dict[str, An
 
 
 def stamp(manifest: Mapping[str, Any], into: Path) -> dict[str, Any]:
-    """Write the card of a manifest, and the manifest with the card's sha256; returns the latter."""
+    """Write what is rendered from a manifest, and the manifest with the sha256 of that; returns the latter."""
     manifest = json.loads(json.dumps(manifest, sort_keys=True))  # as it will be read, in that order
     card = render_card(manifest)
     cards.validate(card, "dataset")
     (into / CARD).write_text(card, encoding="utf-8")
-    stamped = {**manifest, "card": file_facts(into / CARD)}
+    (into / CROISSANT).write_text(cards.croissant(manifest, manifest["repository"]), encoding="utf-8")
+    stamped = {**manifest, "card": file_facts(into / CARD), "croissant": file_facts(into / CROISSANT)}
     (into / MANIFEST).write_text(json.dumps(stamped, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return stamped
 

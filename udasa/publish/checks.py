@@ -6,7 +6,7 @@ Nothing is taken from the manifest that the tables can say: every number is comp
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -15,10 +15,10 @@ import polars as pl
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
-from udasa import __version__, recipe, run, schema, stages
+from udasa import __version__, cards, recipe, run, schema, stages
 from udasa.errors import UserError
 from udasa.prompts import prompt_id
-from udasa.publish.assemble import CARD, describe, owned, render_card, sha256
+from udasa.publish.assemble import CARD, CROISSANT, describe, owned, render_card, sha256
 from udasa.release import MANIFEST, Opened, open_release
 
 FORMAT = 1
@@ -185,7 +185,7 @@ def _files(t: Tables) -> Found:
             yield f"{name} has another sha256 or size than the manifest says"
     there = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     for name in sorted(there):
-        if name not in (*files, MANIFEST, CARD) and owned(name, list(files)):
+        if name not in (*files, MANIFEST, CARD, CROISSANT) and owned(name, list(files)):
             yield f"{name} is not in the manifest"
 
 
@@ -335,23 +335,29 @@ def _risk(t: Tables) -> Found:
 
 
 def _card(t: Tables) -> Found:
-    path = t.opened.folder / CARD
+    """Hold the card, and the description for machines, to what the manifest gives."""
+    yield from _rendered(t, CARD, "card", render_card)
+    yield from _rendered(t, CROISSANT, "croissant", lambda m: cards.croissant(m, m["repository"]))
+
+
+def _rendered(t: Tables, name: str, key: str, render: Callable[[Mapping[str, Any]], str]) -> Found:
+    path = t.opened.folder / name
     if not path.is_file():
-        yield f"{CARD} is missing"
+        yield f"{name} is missing"
         return
-    if sha256(path) != t.manifest["card"]["sha256"]:
-        yield f"{CARD} has another sha256 than the manifest says"
+    if sha256(path) != t.manifest[key]["sha256"]:
+        yield f"{name} has another sha256 than the manifest says"
     if t.manifest["udasa"] == __version__:  # another version may word it in another way
         try:
-            expected = render_card(t.manifest).splitlines()
+            expected = render(t.manifest).splitlines()
         except (UserError, KeyError, TypeError) as error:
-            yield f"the card cannot be rendered from the manifest: {error!r}"
+            yield f"{name} cannot be rendered from the manifest: {error!r}"
             return
         found = path.read_text(encoding="utf-8").splitlines()
         lines = [n for n in range(max(len(found), len(expected))) if found[n : n + 1] != expected[n : n + 1]]
         if lines:
             shown = (found[lines[0] : lines[0] + 1] or [""])[0][:120]
-            yield f"{CARD} is not what the manifest gives, from line {lines[0] + 1}: {shown!r}"
+            yield f"{name} is not what the manifest gives, from line {lines[0] + 1}: {shown!r}"
 
 
 def _ids(frame: pl.DataFrame) -> list[str]:
