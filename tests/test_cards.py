@@ -115,7 +115,7 @@ def test_the_dataset_card_validates_and_has_its_sections() -> None:
     assert headings == [
         "udasa-demo", "Load it", "Contents", "How it was made", "Limits", "Licence", "Citation"
     ]  # fmt: skip
-    assert html_of(card.split("---\n", 2)[2]).count("<table>") == 8
+    assert html_of(card.split("---\n", 2)[2]).count("<table>") == 9
     assert 'load_dataset("org/udasa-demo", "all", revision="v0.1.0")' in card
     assert "![The gap.](figures/gap.svg)" in card
 

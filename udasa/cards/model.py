@@ -46,9 +46,7 @@ def _model_front_matter(facts: Mapping[str, Any], repo: str, results: Sequence[D
         EvalResult(
             task_type="text-generation", dataset_type=r.task, dataset_name=r.task, metric_type=r.metric,
             metric_value=r.after,
-            metric_args={
-                "n": r.n, "difference_to_base": r.delta, "difference_95_low": r.low, "difference_95_high": r.high,
-            },
+            metric_args={"n": r.n, "difference": r.delta, "difference_low": r.low, "difference_high": r.high},
         )
         for r in results
     ]  # fmt: skip
