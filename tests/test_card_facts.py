@@ -32,7 +32,7 @@ CHANGES = {
 
 
 def full_manifest() -> dict[str, Any]:
-    return made_manifest(findings=[FINDING], changes=CHANGES)
+    return copy.deepcopy(made_manifest(findings=[FINDING], changes=CHANGES))
 
 
 def render(manifest: dict[str, Any]) -> str:
@@ -45,27 +45,34 @@ def numbers(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any,
         return
     if isinstance(value, int | float):
         yield path, value
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+    for key, inner in inside(value):
         yield from numbers(inner, (*path, key))
 
 
-UNSHOWN = {("format",), ("changes", "pairs", "after")}
-"""The manifest's own version number; and the pairs of now, which `counts` says."""
+def inside(value: Any) -> Iterator[tuple[Any, Any]]:
+    """The items of a dict or a list."""
+    yield from value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
 
 
-def shown_paths() -> list[tuple[Any, ...]]:
-    whole = full_manifest()
-    return [path for path, _ in numbers(whole) if path not in UNSHOWN and path[0] != "recipe"]
+def shown(path: tuple[Any, ...]) -> bool:
+    """Whether a number is one for the card: not the recipe's, and not one that `counts` says as well."""
+    again = path[0] == "files" and path[1].startswith("data/") and path[2] == "rows"
+    return path[0] not in ("recipe", "format") and not again and path != ("changes", "pairs", "after")
 
 
-@pytest.mark.parametrize("path", shown_paths(), ids=lambda path: ".".join(map(str, path)))
-def test_every_number_of_the_manifest_reaches_the_card(path: tuple[Any, ...]) -> None:
-    manifest = full_manifest()
-    place = manifest
-    for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] += 1 if isinstance(place[path[-1]], int) else 0.0107
-    assert render(manifest) != render(full_manifest())
+def test_every_number_of_the_manifest_reaches_the_card() -> None:
+    whole, unmoved = render(full_manifest()), []
+    paths = [path for path, _ in numbers(full_manifest()) if shown(path)]
+    assert len(paths) > 100
+    for path in paths:
+        manifest = full_manifest()
+        place = manifest
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] += 1 if isinstance(place[path[-1]], int) else 0.0107
+        if render(manifest) == whole:
+            unmoved.append(path)
+    assert unmoved == []
 
 
 def test_every_number_of_the_card_is_the_manifests_or_the_templates() -> None:
@@ -153,6 +160,7 @@ def test_the_data_sets_code_runs_as_printed(
     assert sum(1 for _ in names["stream"]) == cards.rows(manifest, "all")["train"]
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_the_models_code_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
@@ -178,6 +186,7 @@ def test_the_models_code_runs_as_printed(tmp_path: Path, monkeypatch: pytest.Mon
 # ---- The data set for machines
 
 
+@pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated:DeprecationWarning")  # rdflib, in mlcroissant
 def test_the_croissant_is_valid_and_its_records_are_the_rows(release: tuple[Path, dict[str, Any]]) -> None:
     import polars as pl
 

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import PurePath
 from typing import Any
 
@@ -72,6 +73,11 @@ def _printed(value: Any) -> Any:
 
 def render(template: str, **values: Any) -> str:
     """Return a template of the shelf `cards` with its values, each of them escaped."""
+    return re.sub(r"\n{3,}", "\n\n", _environment().get_template(template).render(**values))
+
+
+@cache
+def _environment() -> Environment:
     env = Environment(
         loader=FileSystemLoader(resources.shelf("cards")),
         undefined=StrictUndefined,
@@ -82,7 +88,7 @@ def render(template: str, **values: Any) -> str:
     )
     env.filters |= {"code": code, "literal": literal, "number": number, "public_name": public_name}
     env.filters |= {"exact": lambda value: code(repr(value)), "trusted": Markup}
-    return re.sub(r"\n{3,}", "\n\n", env.get_template(template).render(**values))
+    return env
 
 
 def yaml(data: Mapping[str, Any]) -> Markup:
