@@ -87,7 +87,7 @@ def test_every_number_of_the_card_is_the_manifests_or_the_templates() -> None:
     said.add(f"{sum(manifest['ledger'].values()):,}")
     fixed = (resources.shelf("cards") / "dataset_card.md.j2").read_text(encoding="utf-8")
     fixed += json.dumps([columns.MEANINGS, schema.OUTCOMES], ensure_ascii=False) + " ".join(digests(manifest))
-    found = set(re.findall(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?![\w])", re.sub(r"&#\d+;", " ", card)))
+    found = set(re.findall(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?(?!\w)", re.sub(r"&#\d+;", " ", card)))
     known = set(re.findall(r"\d+(?:\.\d+)?", fixed + str(schema.PAIRS) + str(schema.SCORED)))
     assert len(found & said) > 60
     assert {n for n in found if n not in said and n.strip("-") not in known} == set()
@@ -186,7 +186,7 @@ def test_the_models_code_runs_as_printed(tmp_path: Path, monkeypatch: pytest.Mon
 # ---- The data set for machines
 
 
-@pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated:DeprecationWarning")  # rdflib, in mlcroissant
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of rdflib and pandas, which mlcroissant calls
 def test_the_croissant_is_valid_and_its_records_are_the_rows(release: tuple[Path, dict[str, Any]]) -> None:
     import polars as pl
 
