@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,23 @@ def test_sampled_tokens_do_not_depend_on_the_batch():
     np.testing.assert_allclose(*sums, atol=1e-4)
 
 
+def test_a_prompts_responses_share_one_prefill():
+    sampler = make_sampler(spec(), Sampling(k=3, max_new_tokens=12))
+    seen = []
+    forward = sampler.model.forward
+
+    def counting(*args, **kwargs):
+        seen.append(tuple(kwargs["input_ids"].shape))
+        return forward(*args, **kwargs)
+
+    counting.__signature__ = inspect.signature(forward)
+    sampler.model.forward = counting
+    sampler.sample(PROMPTS, SEEDS)
+    width = max(len(sampler._encode(prompt)) for prompt in PROMPTS)
+    assert seen[0] == (3, width - 1)
+    assert set(seen[1:]) == {(9, 1)}
+
+
 def test_a_response_belongs_to_its_prompt_and_seed():
     backwards = sample(prompts=PROMPTS[::-1], seeds=[row[::-1] for row in SEEDS[::-1]])
     forwards = sample()
@@ -90,9 +109,12 @@ def test_a_token_without_probability_is_never_drawn():
         assert int(choice(torch.zeros(1, 1, dtype=torch.long), logits).argmax()) in (1, 3)
 
 
-def test_a_prompt_that_leaves_no_room_is_refused():
-    with pytest.raises(UserError, match="does not fit the model's context of 512 tokens"):
-        sample(prompts=[[{"role": "user", "content": "cat " * 600}]], seeds=[[1]])
+def test_a_prompt_that_leaves_no_room_fails_alone():
+    long = [{"role": "user", "content": "cat " * 600}]
+    failed, drawn = sample(prompts=[long, PROMPTS[0]], seeds=[SEEDS[1], SEEDS[0]])
+    assert failed.reason == "context-too-long"
+    assert failed.detail.endswith("and 12 new ones, in a context of 512 tokens")
+    assert [r.text for r in drawn] == [r.text for r in sample()[0]]
 
 
 def test_the_cached_judge_equals_a_full_forward_pass():

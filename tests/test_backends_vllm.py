@@ -81,7 +81,7 @@ def test_the_engine_measures_the_model_itself_and_runs_no_remote_code(engine):
 def test_the_judge_reads_both_orders(engine):
     def answers(chat, settings):
         yes_first = "Yes or No" in chat[0]["content"]
-        candidates = {1: (" Yes", 0.6 if yes_first else 0.3), 2: ("No", 0.2), 3: ("Yes", 0.0001), 4: ("The", 0.1)}
+        candidates = {1: ("Yes", 0.6 if yes_first else 0.3), 2: ("No", 0.2), 3: (" Yes", 0.1), 4: ("The", 0.1)}
         top = {i: SimpleNamespace(decoded_token=t, logprob=math.log(p)) for i, (t, p) in candidates.items()}
         return SimpleNamespace(outputs=[SimpleNamespace(logprobs=[top])])
 
@@ -89,7 +89,7 @@ def test_the_judge_reads_both_orders(engine):
     p = make_judge(SPEC, (Principle(id="a", question="Is it safe?"),)).judge(
         [Exchange(HELLO, "Hi"), Exchange(HELLO, "No")]
     )
-    np.testing.assert_allclose(p, [[[0.75, 0.6]], [[0.75, 0.6]]], atol=1e-3)
+    np.testing.assert_allclose(p, [[[0.75, 0.6]], [[0.75, 0.6]]], atol=1e-12)
     assert (engine.settings.max_tokens, engine.settings.temperature) == (1, 0.0)
 
 

@@ -53,11 +53,41 @@ class Response(NamedTuple):
     seed: int
 
 
+class Failure(NamedTuple):
+    """Why a prompt has no responses, after the engine's own retries."""
+
+    reason: Literal["context-too-long", "engine-error"]
+    detail: str
+
+
 class Exchange(NamedTuple):
     """A prompt with one response, as a judge reads it."""
 
     messages: Sequence[Message]
     response: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Server:
+    """An OpenAI-compatible server, and how it is asked."""
+
+    url: str
+    """Its address, up to and with `/v1`."""
+    concurrency: int = 32
+    """Requests under way at once."""
+    timeout_seconds: float = 600.0
+    """Longest wait for one answer."""
+    retries: int = 5
+    """How often a refused (429, 5xx) or lost request is sent again, with growing pauses."""
+    key_variable: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; servers without keys need none."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url must begin with http:// or https://, got '{self.url}'.")
+        if min(self.concurrency, self.timeout_seconds) <= 0 or self.retries < 0:
+            raise ValueError("concurrency and timeout_seconds must be above 0, and retries 0 or more.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -70,8 +100,10 @@ class ModelSpec:
     """Full commit sha on the Hub; None for a local folder."""
     package: str | None = None
     """`module:path` inside an installed package that carries the same model; used when it is installed."""
-    backend: Literal["hf", "vllm", "fake"] = "hf"
+    backend: Literal["hf", "openai", "vllm", "fake"] = "hf"
     """The engine."""
+    server: Server | None = None
+    """Where the model is served; for the backend `openai`, and only for it."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: float32 on a CPU, bfloat16 on a GPU."""
     batch_tokens: int = 4096
@@ -81,6 +113,8 @@ class ModelSpec:
         """Check the values."""
         if self.batch_tokens < 1:
             raise ValueError(f"batch_tokens must be at least 1, got {self.batch_tokens}.")
+        if (self.backend == "openai") != (self.server is not None):
+            raise ValueError("server belongs to backend='openai', and only to it.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -121,8 +155,8 @@ class Sampler(Protocol):
 
     def sample(
         self, prompts: Sequence[Sequence[Message]], seeds: Sequence[Sequence[int]], report: Report = ...
-    ) -> list[list[Response]]:
-        """Return, for each prompt, one response per seed, in the order of the seeds.
+    ) -> Sequence[list[Response] | Failure]:
+        """Return, for each prompt, one response per seed, in the order of the seeds; or why there are none.
 
         A response depends on its prompt and seed, not on what else is in the batch (up to float order).
         """
@@ -330,6 +364,9 @@ _FAKES: Mapping[str, Any] = {
 }
 
 
+_UNLISTED = 0.01
+"""The error of an answer that is allowed to come from an engine's short list of next tokens."""
+
 OPTIONS = ("Yes", "No")
 """What a judge answers with; yes is acceptable. Words, since small models hardly tell the letters of a list apart."""
 TRUTH = Principle(id="true", question="Is what the reply states true?")
@@ -354,16 +391,28 @@ def judge_questions(principles: Sequence[Principle], options: tuple[str, str] = 
     ]
 
 
-def read_answer(probability: Mapping[str, float], options: tuple[str, str] = OPTIONS) -> float:
+def read_answer(probability: Mapping[str, float], options: tuple[str, str] = OPTIONS, unlisted: float = 0.0) -> float:
     """Return the first option's share of the two options' probability, from the next token's probabilities.
 
+    Args:
+        probability: of each token that the engine lists, by its text.
+        options: the two answers.
+        unlisted: the most that a token can have which the engine does not list.
+
     Raises:
-        UserError: neither has any probability.
+        UserError: neither has any probability, or the one that is not listed could change the answer by over 0.01.
     """
     first, second = (probability.get(option, 0.0) for option in options)
     if first + second <= 0:
         raise UserError(
             f"The judge gives no probability to either {' or '.join(options)}. "
             f"Use a judge model that can answer a question with {' or '.join(options)}."
+        )
+    if min(first, second) == 0 and unlisted / (first + second + unlisted) > _UNLISTED:
+        missing = options[0] if first == 0 else options[1]
+        raise UserError(
+            f"The engine lists only the likeliest next tokens, and '{missing}' is not among them, though it may have a "
+            f"probability of up to {unlisted:.2g} beside {first + second:.2g}. Use a judge that answers with "
+            f"{' or '.join(options)}, or the backend 'hf', which reads every token."
         )
     return first / (first + second)

@@ -135,15 +135,12 @@ class VLLMJudge:
         ]
         settings = require("vllm", extra="vllm").SamplingParams(temperature=0.0, max_tokens=1, logprobs=_TOP)
         outputs = self.llm.chat(conversations, settings, use_tqdm=False)
-        yes = np.array([read_answer(_next_token(output), self.options) for output in outputs])
+        yes = np.array([self._first(output) for output in outputs])
         report(len(exchanges))
         return yes.reshape(len(exchanges), -1, 2)
 
-
-def _next_token(output: Any) -> dict[str, float]:
-    """Return the probability of each candidate's text; forms of one word (`Yes`, ` Yes`) are added up."""
-    found: dict[str, float] = {}
-    for candidate in output.outputs[0].logprobs[0].values():
-        text = candidate.decoded_token.strip()
-        found[text] = found.get(text, 0.0) + float(np.exp(candidate.logprob))
-    return found
+    def _first(self, output: Any) -> float:
+        """Return the first option's share of a one-token answer."""
+        listed = output.outputs[0].logprobs[0].values()
+        probability = {candidate.decoded_token: float(np.exp(candidate.logprob)) for candidate in listed}
+        return read_answer(probability, self.options, unlisted=min(probability.values(), default=0.0))

@@ -10,12 +10,12 @@ import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import pyarrow as pa
 
-from udasa import __version__, calibrate, gaps, lint, maps, pairs, prompts, recipe, run, schema, stages
+from udasa import __version__, calibrate, cluster, gaps, lint, maps, pairs, prompts, recipe, run, schema, stages
 from udasa.backends import (
     Judge,
     identity,
@@ -43,11 +43,27 @@ ANSWERS = "answers.sqlite"
 RESTAGED = ("weights", "measures", "calibration", "pairing", "staging", "lint", "training", "name", "license")
 """The recipe's fields that take effect after scoring: `restage` may change them."""
 
+Runner = Literal["local", "ray"]
+"""Where the steps run that hold models: in this process, or on a Ray cluster. The bytes are the same."""
 
-def build(settings: Recipe, folder: Path, progress: Progress = silent, answers: Path | None = None) -> Path:
+
+def build(
+    settings: Recipe,
+    folder: Path,
+    progress: Progress = silent,
+    answers: Path | None = None,
+    runner: Runner = "local",
+    ray_address: str | None = None,
+) -> Path:
     """Build a data set into `folder`, or go on with the build that is there; returns the folder.
 
-    `answers`: the file of remembered entailment answers; by default one inside the folder, which holds its own only.
+    Args:
+        settings: the recipe.
+        folder: where the build is, or will be; every node of a cluster must see it.
+        progress: shows how far a step is.
+        answers: the file of remembered entailment answers; by default one inside the folder, which holds its own only.
+        runner: where the steps run.
+        ray_address: the cluster to join; None: Ray on this machine alone.
 
     Raises:
         UserError: the folder holds another recipe's build, or the recipe's sources or models do not fit.
@@ -58,8 +74,13 @@ def build(settings: Recipe, folder: Path, progress: Progress = silent, answers: 
         pin_models(settings, folder)
         collect_prompts(settings, folder)
         check(settings, folder)
-        for source, step in steps(settings, answers or folder / ANSWERS):
-            run_local(folder, source, step, progress)
+        if runner == "ray":
+            cluster.connect(ray_address)
+        for source, step in steps(settings, folder, answers):
+            if runner == "ray":
+                cluster.run_ray(folder, source, step, settings.workers, progress)
+            else:
+                run_local(folder, source, step, progress)
         pair_and_stage(settings, folder)
     return folder
 
@@ -70,7 +91,7 @@ def is_finished(settings: Recipe, folder: Path) -> bool:
     return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["recipe_digest"] == recipe.digest(settings)
 
 
-def steps(settings: Recipe, answers: Path) -> list[tuple[str, Step]]:
+def steps(settings: Recipe, folder: Path, answers: Path | None = None) -> list[tuple[str, Step]]:
     """Return the steps that run shard by shard, each with the table it reads."""
 
     def sample() -> Apply:
@@ -80,10 +101,13 @@ def steps(settings: Recipe, answers: Path) -> list[tuple[str, Step]]:
         entailment = settings.entailment
         entailer = make_entailer(entailment.model, entailment.kind, entailment.same_meaning, entailment.runtime)
         judge, truth = load_judges(settings)
-        memory = Memory(answers, fingerprint(entailment))
+        memory = Memory(answers or folder / ANSWERS, fingerprint(entailment))
         return Scorer(entailer, judge, entailment.clustering, memory, entailment.context, truth)
 
-    return [("prompts", Step("responses", sample)), ("responses", Step("scored", score))]
+    def failures() -> None:
+        check_failures(settings, folder)
+
+    return [("prompts", Step("responses", sample, failures)), ("responses", Step("scored", score))]
 
 
 def load_judges(settings: Recipe) -> tuple[Judge, Judge | None]:
@@ -96,7 +120,7 @@ def load_judges(settings: Recipe) -> tuple[Judge, Judge | None]:
 
 
 def claim(folder: Path, settings: Recipe) -> None:
-    """Take the folder for this recipe; settings of training and of the audit may differ: they do not touch the rows.
+    """Take the folder for this recipe; settings of training, workers and the audit may differ: no row hangs on them.
 
     Raises:
         UserError: another recipe's build is there (the fields that differ are named), or something else is.
@@ -104,7 +128,7 @@ def claim(folder: Path, settings: Recipe) -> None:
     path = folder / "recipe.json"
     if path.is_file():
         found = recipe.from_json(path.read_text(encoding="utf-8"), origin=str(path))
-        kept = {name: getattr(settings, name) for name in ("training", "lint", "planted")}
+        kept = {name: getattr(settings, name) for name in ("training", "workers", "lint", "planted")}
         found = dataclasses.replace(found, **kept)
         if changed := recipe.differences(found, settings):
             raise UserError(
@@ -173,7 +197,7 @@ def check(settings: Recipe, folder: Path) -> None:
     asked = planted.digest(settings.planted.path)
     answers = planted.read_answers(path, asked)
     if answers is None:
-        score = next(step for _, step in steps(settings, folder / ANSWERS) if step.name == "scored").make()
+        score = next(step for _, step in steps(settings, folder) if step.name == "scored").make()
         answers = planted.ask(questions, score)
         run.write_file(path, planted.to_bytes(asked, answers))
     lint.fail_on_limits(
@@ -181,6 +205,32 @@ def check(settings: Recipe, folder: Path) -> None:
         "Nothing was sampled. Use better models in a new folder, or set planted.entailer_floor and planted.judge_floor "
         "to what you accept and run it again.",
     )
+
+
+def check_failures(settings: Recipe, folder: Path) -> None:
+    """Stop as soon as it is certain that too many prompts will have no responses.
+
+    Raises:
+        UserError: the failures so far are above the recipe's share of all prompts.
+    """
+    total = sum(run.num_rows(shard) for shard in run.shard_paths(folder, "prompts"))
+    failed = run.read_frame(folder, "responses", ["failure", "failure_detail"]).drop_nulls("failure")
+    if failed.height > settings.max_failed * total:
+        reasons = dict(failed["failure"].value_counts().sort("failure").iter_rows())
+        raise UserError(
+            f"{failed.height} of {total} prompts have no responses, above the recipe's max_failed of "
+            f"{settings.max_failed:.0%}: {reasons}; the first: {failed['failure_detail'][0]}. What is done is kept. "
+            "Mend the cause and build with --retry-failed, or raise max_failed."
+        )
+
+
+def forget_failures(folder: Path) -> None:
+    """Take the shards back in which an engine gave no answer, so that they are sampled again."""
+    for shard in run.shard_paths(folder, "responses"):
+        if "engine-error" in run.read_parquet(shard, ["failure"])["failure"].to_pylist():
+            (folder / "build.json").unlink(missing_ok=True)
+            for name in ("scored", "responses"):
+                (folder / name / shard.name).with_suffix(".done").unlink(missing_ok=True)
 
 
 def pair_and_stage(settings: Recipe, folder: Path) -> None:
@@ -268,13 +318,20 @@ def staged_pairs(scored: pa.Table, settings: Recipe, fitted: maps.Maps | None) -
 
 
 def _ledger(folder: Path, outcomes: pl.DataFrame) -> pa.Table:
-    """Return one line per source row: dropped before sampling, dropped at pairing, or paired.
+    """Return one line per source row: dropped before sampling, without responses, dropped at pairing, or paired.
 
     Raises:
         ValueError: a prompt has no outcome, or more than one.
     """
-    scored = run.read_frame(folder, "prompts").select("source", "source_row", "prompt_id")
-    lines = scored.join(outcomes, on="prompt_id", how="left", validate="1:1").with_columns(detail=pl.lit(None))
+    asked = run.read_frame(folder, "prompts", ["source", "source_row", "prompt_id"])
+    failed = run.read_frame(folder, "responses", ["prompt_id", "failure", "failure_detail"]).drop_nulls("failure")
+    known = pl.concat(
+        [
+            outcomes.with_columns(detail=pl.lit(None, dtype=pl.String)),
+            failed.rename({"failure": "outcome", "failure_detail": "detail"}),
+        ]
+    )
+    lines = asked.join(known, on="prompt_id", how="left", validate="1:1")
     dropped = run.read_frame(folder, "dropped")
     ledger = pl.concat([lines.cast(dropped.schema), dropped]).sort("source", "source_row")
     unknown = set(ledger["outcome"]) - set(schema.OUTCOMES)

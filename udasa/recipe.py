@@ -261,6 +261,26 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
+class Workers:
+    """How many copies of a step's models a cluster holds, and what each takes. It does not change the data."""
+
+    count: int = 1
+    """Actors of each step."""
+    cpus: float = 1.0
+    """CPUs of each."""
+    gpus: float = 0.0
+    """GPUs of each."""
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.count < 1 or self.cpus <= 0 or self.gpus < 0:
+            raise ValueError(
+                f"workers need a count of 1 or more, cpus above 0 and gpus of 0 or more, got {self.count}, "
+                f"{self.cpus} and {self.gpus}."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Recipe:
     """Everything that decides what a build and its training come out as."""
 
@@ -292,12 +312,16 @@ class Recipe:
     """The audit; it can fail a build, and changes no row."""
     planted: Planted = Planted()
     """Questions with a known answer; they can fail a build, and change no row."""
+    workers: Workers = Workers()
+    """What a cluster gives to each step; not part of the build."""
     system: str | None = None
     """System message put before every prompt that has none."""
     near_duplicate: float = 0.8
     """Prompts at or above this Jaccard similarity of word 3-grams are near-duplicates."""
     shard_size: int = 256
     """Prompts per shard."""
+    max_failed: float = 0.05
+    """The build stops when more than this share of its prompts have no responses, for whatever reason."""
     seed: int = 0
     """Every random choice of the build hangs on it."""
     license: str = "apache-2.0"
@@ -312,6 +336,8 @@ class Recipe:
             raise ValueError(f"two sources have one name: {names}.")
         if self.shard_size < 1:
             raise ValueError(f"shard_size must be at least 1, got {self.shard_size}.")
+        if not 0 <= self.max_failed <= 1:
+            raise ValueError(f"max_failed must be in [0, 1], got {self.max_failed}.")
         if not 0 < self.near_duplicate <= 1:
             raise ValueError(f"near_duplicate must be in (0, 1], got {self.near_duplicate}.")
         if self.staging.abstain and not self.pairing.gap_resamples:
@@ -384,9 +410,14 @@ def as_dict(recipe: Recipe) -> dict[str, Any]:
     return values
 
 
+def published(recipe: Recipe) -> dict[str, Any]:
+    """Return what a release says of its recipe: all but the workers, which do not change the data."""
+    return as_dict(dataclasses.replace(recipe, workers=Workers()))
+
+
 def digest(recipe: Recipe) -> str:
-    """Return the sha256 of the canonical JSON, as hex."""
-    return hashlib.sha256(to_json(recipe).encode()).hexdigest()
+    """Return the sha256 of the canonical JSON of what is published, as hex."""
+    return hashlib.sha256(to_json(dataclasses.replace(recipe, workers=Workers())).encode()).hexdigest()
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:

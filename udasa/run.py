@@ -7,10 +7,11 @@ is written last in the same way. A run that is killed goes on where it stopped.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 import polars as pl
 import pyarrow as pa
@@ -34,11 +35,17 @@ GROUP_BYTES = 100_000_000
 _MOST_ROWS = 1 << 20
 
 
+def nothing() -> None:
+    """Check nothing."""
+
+
 class Step(NamedTuple):
     """A named step from one table to the next; `make` loads what it holds, once a run."""
 
     name: str
     make: Callable[[], Apply]
+    check: Callable[[], None] = nothing
+    """Called by the runner after every shard; it may raise, to stop the build between shards."""
 
 
 @contextmanager
@@ -49,14 +56,27 @@ def silent(_: str, __: int) -> Iterator[Report]:
 
 def run_local(folder: Path, source: str, step: Step, progress: Progress = silent) -> None:
     """Apply a step to every shard of `source` that is not done yet, in order, in this process."""
-    shards = shard_paths(folder, source)
-    todo = [shard for shard in shards if not is_done(folder / step.name / shard.name)]
+    todo = unfinished_shards(folder, source, step.name)
     if not todo:
         return
     with progress(step.name, sum(num_rows(shard) for shard in todo)) as report:
         apply = step.make()
         for shard in todo:
-            write_shard(folder / step.name / shard.name, apply(pq.read_table(shard), report))
+            work(folder, source, step.name, apply, shard.name, report)
+            step.check()
+
+
+def unfinished_shards(folder: Path, source: str, name: str) -> list[Path]:
+    """Return the finished shards of `source` that the step `name` has not done, in order."""
+    return [shard for shard in shard_paths(folder, source) if not is_done(folder / name / shard.name)]
+
+
+def work(folder: Path, source: str, name: str, apply: Apply, shard: str, report: Report = ignore) -> int:
+    """Apply a step to one shard and write the result, as every runner does; returns the shard's rows."""
+    table = pq.read_table(folder / source / shard)
+    write_shard(folder / name / shard, apply(table, report))
+    rows: int = table.num_rows
+    return rows
 
 
 def shard_paths(folder: Path, name: str) -> list[Path]:
@@ -64,19 +84,19 @@ def shard_paths(folder: Path, name: str) -> list[Path]:
     return sorted(path for path in (folder / name).glob("*.parquet") if is_done(path))
 
 
-def read(folder: Path, name: str) -> pa.Table:
-    """Return all shards of a step as one table."""
-    return pa.concat_tables([pq.read_table(path) for path in shard_paths(folder, name)])
+def read(folder: Path, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return all shards of a step as one table; all columns, or some."""
+    return pa.concat_tables([read_parquet(path, columns) for path in shard_paths(folder, name)])
 
 
-def read_parquet(path: Path) -> pa.Table:
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Return one parquet file as a table; its folder's name is no column."""
-    return pq.read_table(path, partitioning=None)
+    return pq.read_table(path, columns=columns, partitioning=None)
 
 
-def read_frame(folder: Path, name: str) -> pl.DataFrame:
-    """Return all shards of a step as one polars frame."""
-    return pl.DataFrame(pl.from_arrow(read(folder, name)))
+def read_frame(folder: Path, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Return all shards of a step as one polars frame; all columns, or some."""
+    return pl.DataFrame(pl.from_arrow(read(folder, name, columns)))
 
 
 def num_rows(path: Path) -> int:
@@ -150,7 +170,7 @@ def _plain_bytes(values: pa.Array | pa.ChunkedArray) -> int:
 def write_file(path: Path, payload: bytes) -> None:
     """Write a file so that it is seen whole or not at all: temporary name, sync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
+    unfinished = path.with_name(f"{UNFINISHED}{uuid4().hex}-{path.name}")
     try:
         with unfinished.open("wb") as file:
             file.write(payload)

@@ -106,7 +106,15 @@ _SCORED_RESPONSE = [
     *(pa.field(name, pa.list_(pa.float64())) for name in EVIDENCE),
 ]
 
-RESPONSES = pa.schema([*PROMPTS, _required("responses", pa.list_(pa.struct(_RESPONSE)))])
+RESPONSES = pa.schema(
+    [
+        *PROMPTS,
+        _required("responses", pa.list_(pa.struct(_RESPONSE))),
+        pa.field("failure", pa.string()),
+        pa.field("failure_detail", pa.string()),
+    ]
+)
+"""`failure`: why a prompt has no responses, an outcome of the ledger; null where it has them."""
 
 SCORED = pa.schema(
     [
@@ -155,6 +163,8 @@ OUTCOMES = {
     "paired": "made a pair",
     "duplicate-prompt": "the same prompt stands earlier in the sources",
     "near-duplicate-prompt": "a nearly identical prompt stands earlier in the sources (MinHash)",
+    "context-too-long": "the prompt and its answer do not fit the policy's context",
+    "engine-error": "the policy's engine gave no answer, after its own retries",
     "empty-or-truncated": "fewer than two responses are complete and not empty",
     "identical-responses": "fewer than two distinct texts among the complete responses",
     "no-score": "fewer than two responses have an uncertainty",

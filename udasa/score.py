@@ -63,8 +63,8 @@ class Scorer:
         self.truth = truth
 
     def __call__(self, table: pa.Table, report: Report = ignore) -> pa.Table:
-        """Return the table with every response scored, as `schema.SCORED`; reports prompts."""
-        rows = schema.conform(table, schema.RESPONSES).to_pylist()
+        """Return the table's rows that have responses, each of them scored, as `schema.SCORED`; reports prompts."""
+        rows = [row for row in schema.conform(table, schema.RESPONSES).to_pylist() if row["failure"] is None]
         ask = self._entailment(rows)
         acceptable = _judgements(self.judge, rows, report)
         true = _judgements(self.truth, rows, ignore) if self.truth else {}

@@ -4,7 +4,6 @@ The questions about one response differ only in their last lines, so prompt and 
 and their key-value cache is shared by all questions.
 """
 
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from udasa.backends import (
     judge_questions,
 )
 from udasa.backends_hf.batches import batches
+from udasa.backends_hf.cache import cache_argument, positions
 from udasa.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,9 +52,6 @@ class HFJudge:
         self.model: Any = model
         self.tokenizer: Any = tokenizer
         self.batch_tokens = batch_tokens
-        # transformers 5.24 renamed the argument.
-        known = inspect.signature(model.forward).parameters
-        self.cache_argument = "cache" if "cache" in known else "past_key_values"
         self.options = [self._option(word, options) for word in options]
         tail = self._template("")[1]
         self.questions = [self._ids(question + tail) for question in judge_questions(principles, options)]
@@ -76,7 +73,7 @@ class HFJudge:
         rows, num_questions = len(contexts), len(self.questions)
         with torch.inference_mode():
             cache = DynamicCache(config=self.model.config)
-            self.model(**heads, position_ids=_positions(heads), logits_to_keep=1, **{self.cache_argument: cache})
+            self.model(**heads, position_ids=positions(heads), logits_to_keep=1, **{cache_argument(self.model): cache})
             cache.batch_repeat_interleave(num_questions)
             mask = torch.cat(
                 [
@@ -89,9 +86,9 @@ class HFJudge:
             logits = self.model(
                 input_ids=tails["input_ids"].repeat(rows, 1),
                 attention_mask=mask,
-                position_ids=_positions({"attention_mask": mask})[:, -width:],
+                position_ids=positions({"attention_mask": mask})[:, -width:],
                 logits_to_keep=1,
-                **{self.cache_argument: cache},
+                **{cache_argument(self.model): cache},
             ).logits[:, -1, self.options]
         probability: Floats = torch.softmax(logits.double().to(device), dim=-1)[:, 0].cpu().numpy()
         return probability.reshape(rows, num_questions)
@@ -130,9 +127,3 @@ class HFJudge:
                 f"be read. Use a judge model whose vocabulary has {' and '.join(options)} as single tokens."
             )
         return ids[0]
-
-
-def _positions(batch: Any) -> torch.Tensor:
-    """Return position ids that skip padding, shape like the mask."""
-    mask: torch.Tensor = batch["attention_mask"]
-    return (mask.cumsum(dim=-1) - 1).clamp(min=0)

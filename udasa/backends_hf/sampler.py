@@ -1,15 +1,15 @@
 """Chat prompts -> K responses with their log-probabilities, each drawn by its own seed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from udasa.backends import Message, Report, Response, Sampling, ignore
+from udasa.backends import Failure, Message, Report, Response, Sampling, ignore
 from udasa.backends_hf.batches import batches_by_length
-from udasa.errors import UserError
+from udasa.backends_hf.cache import cache_argument, positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -64,55 +64,78 @@ class HFSampler:
         self.tokenizer: Any = tokenizer
         self.sampling = sampling
         self.batch_tokens = batch_tokens
+        self.room: int | None = getattr(model.config, "max_position_embeddings", None)
 
     def sample(
         self, prompts: Sequence[Sequence[Message]], seeds: Sequence[Sequence[int]], report: Report = ignore
-    ) -> list[list[Response]]:
-        """See `Sampler.sample`.
-
-        Raises:
-            UserError: a prompt leaves no room for the response in the model's context.
-        """
+    ) -> list[list[Response] | Failure]:
+        """See `Sampler.sample`."""
         encoded = [self._encode(list(messages)) for messages in prompts]
-        rows = [(i, k) for i, row in enumerate(seeds) for k in range(len(row))]
-        widths = [len(encoded[i]) + self.sampling.max_new_tokens for i, _ in rows]
-        drawn: list[list[Response | None]] = [[None] * len(row) for row in seeds]
-        unfinished = [len(row) for row in seeds]
+        drawn: list[dict[int, Response]] = [{} for _ in prompts]
+        lengths = [len(ids) for ids in encoded]
+        fitting = [i for i, length in enumerate(lengths) if self._fits(length)]
+        parts = [part for i in fitting for part in self._parts(i, lengths[i], len(seeds[i]))]
+        widths = [(lengths[i] + self.sampling.max_new_tokens) * len(ks) for i, ks in parts]
+        report(len(prompts) - len(fitting))
         for numbers in batches_by_length(widths, self.batch_tokens):
-            batch = [rows[n] for n in numbers]
-            responses = self._generate([encoded[i] for i, _ in batch], [seeds[i][k] for i, k in batch])
-            for (i, k), response in zip(batch, responses, strict=True):
+            batch = [parts[n] for n in numbers]
+            rows = [(i, k) for i, ks in batch for k in ks]
+            responses = self._generate(
+                [encoded[i] for i, _ in batch], [len(ks) for _, ks in batch], [seeds[i][k] for i, k in rows]
+            )
+            for (i, k), response in zip(rows, responses, strict=True):
                 drawn[i][k] = response
-                unfinished[i] -= 1
-            report(sum(unfinished[i] == 0 for i in {i for i, _ in batch}))
-        return [[r for r in row if r is not None] for row in drawn]
+            report(sum(len(drawn[i]) == len(seeds[i]) for i in {i for i, _ in batch}))
+        return [
+            [found[k] for k in range(len(found))] if self._fits(length) else self._too_long(length)
+            for found, length in zip(drawn, lengths, strict=True)
+        ]
+
+    def _parts(self, prompt: int, length: int, count: int) -> Iterator[tuple[int, range]]:
+        """Yield a prompt's responses in parts that fit the token budget, as (prompt, numbers); mostly all in one."""
+        size = max(1, min(count, self.batch_tokens // (length + self.sampling.max_new_tokens)))
+        for start in range(0, count, size):
+            yield prompt, range(start, min(start + size, count))
 
     def _encode(self, messages: list[Message]) -> list[int]:
         ids: list[int] = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
-        room = getattr(self.model.config, "max_position_embeddings", None)
-        if room is not None and len(ids) + self.sampling.max_new_tokens > room:
-            raise UserError(
-                f"A prompt of {len(ids)} tokens with {self.sampling.max_new_tokens} new ones does not fit the model's "
-                f"context of {room} tokens: {messages[-1]['content'][:80]!r}. Shorten it or lower max_new_tokens."
-            )
         return ids
 
-    def _generate(self, prompts: list[list[int]], seeds: list[int]) -> list[Response]:
+    def _fits(self, length: int) -> bool:
+        return self.room is None or length + self.sampling.max_new_tokens <= self.room
+
+    def _too_long(self, length: int) -> Failure:
+        new = self.sampling.max_new_tokens
+        return Failure("context-too-long", f"{length} tokens and {new} new ones, in a context of {self.room} tokens")
+
+    def _generate(self, prompts: list[list[int]], counts: list[int], seeds: list[int]) -> list[Response]:
+        """Draw `counts[i]` responses to prompt i, whose tokens run through the model once."""
         steps = self.sampling.max_new_tokens
         uniforms = np.stack([np.random.default_rng(seed).random(steps) for seed in seeds])
         choice = SeededChoice(
             torch.from_numpy(uniforms).to(self.model.device), self.sampling.temperature, self.sampling.top_p
         )
         batch = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self.model.device)
+        copies = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(counts)).to(self.model.device)
         with torch.inference_mode():
+            cache = self._prefill(batch)
+            cache.batch_select_indices(copies)
             sequences = self.model.generate(
-                **batch,
+                **{name: rows[copies] for name, rows in batch.items()},
+                **{cache_argument(self.model): cache},
                 generation_config=GenerationConfig(max_new_tokens=steps, do_sample=False, num_beams=1),
                 logits_processor=LogitsProcessorList([choice]),
             )
         tokens = sequences[:, batch["input_ids"].shape[1] :].cpu()
         logprobs = torch.stack(choice.logprobs, dim=1).double().cpu()
         return [self._response(*row) for row in zip(tokens, logprobs, seeds, strict=True)]
+
+    def _prefill(self, batch: Any) -> DynamicCache:
+        """Run all but the last token of each prompt, which `generate` runs to get its first logits."""
+        cache = DynamicCache(config=self.model.config)
+        heads = {name: rows[:, :-1] for name, rows in batch.items()}
+        self.model(**heads, position_ids=positions(heads), logits_to_keep=1, **{cache_argument(self.model): cache})
+        return cache
 
     def _response(self, tokens: torch.Tensor, logprobs: torch.Tensor, seed: int) -> Response:
         """Cut a row at its end token; the end token counts, since it was sampled too."""

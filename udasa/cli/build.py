@@ -1,5 +1,6 @@
 """Commands that make a build: demo, build, restage."""
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,13 @@ import typer
 
 from udasa.cli.evaluate import print_comparison
 from udasa.cli.terminal import RecipeName, RecipeOption, app, bars, out, print_loading, quiet_libraries, table
+
+
+class RunnerName(Enum):
+    """Where steps run."""
+
+    local = "local"
+    ray = "ray"
 
 
 @app.command()
@@ -43,6 +51,9 @@ def build(
     answers: Annotated[
         Path | None, typer.Option(help="File of remembered entailment answers; by default one inside the build.")
     ] = None,
+    runner: Annotated[RunnerName, typer.Option(help="Where the steps that hold models run.")] = RunnerName.local,
+    ray_address: Annotated[str | None, typer.Option(help="A Ray cluster to join (host:port or auto).")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Sample shards again in which an engine gave no answer.")] = False,
 ) -> None:
     """Build staged pairs: prompts, responses, uncertainties, pairs, stages."""
     import dataclasses
@@ -55,7 +66,9 @@ def build(
     if limit is not None:
         sources = (dataclasses.replace(s, limit=min(limit, s.limit or limit)) for s in settings.sources)
         settings = dataclasses.replace(settings, sources=tuple(sources))
-    flow.build(settings, output, bars, answers)
+    if retry_failed:
+        flow.forget_failures(output)
+    flow.build(settings, output, bars, answers, runner.value, ray_address)
     _print_ledger(output)
 
 

@@ -91,7 +91,7 @@ def describe(settings: Recipe, pairs: pl.DataFrame, scored: pl.DataFrame, ledger
     return {
         "name": f"udasa-{settings.name}",
         "license": settings.license,
-        "recipe": recipe.as_dict(settings),
+        "recipe": recipe.published(settings),
         "recipe_digest": recipe.digest(settings),
         "counts": {
             "prompts": ledger.height,
