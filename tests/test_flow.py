@@ -554,13 +554,12 @@ def test_restaging_runs_no_model_and_shares_the_shards(tmp_path, monkeypatch):
     first, wanted = built(tmp_path / "first"), built(tmp_path / "wanted", **changes)
     for name in ("make_sampler", "make_entailer", "make_judge"):
         monkeypatch.setattr(flow, name, lambda *_: pytest.fail("a model was made"))
-    before = {p: p.read_bytes() for p in first.rglob("*") if p.is_file()}
+    before = files(first)
     again = flow.restage(first, tmp_path / "again", fakes(**changes))
-    names = [p.relative_to(wanted) for p in wanted.rglob("*") if p.is_file()]
-    assert {n: (again / n).read_bytes() for n in names} == {n: (wanted / n).read_bytes() for n in names}
+    assert files(again) == files(wanted)
     assert (again / "scored/00000.parquet").stat().st_ino == (first / "scored/00000.parquet").stat().st_ino
     assert flow.restage(first, again, fakes(**changes)) == again, "one that was stopped goes on"
-    assert {p: p.read_bytes() for p in first.rglob("*") if p.is_file()} == before
+    assert files(first) == before
 
 
 def test_restaging_copies_where_there_can_be_no_link(tmp_path, monkeypatch):
@@ -571,9 +570,7 @@ def test_restaging_copies_where_there_can_be_no_link(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     again = flow.restage(first, tmp_path / "again")
-    names = sorted(p.relative_to(first) for p in first.rglob("*") if p.is_file())
-    assert names == sorted(p.relative_to(again) for p in again.rglob("*") if p.is_file())
-    assert all((again / n).read_bytes() == (first / n).read_bytes() for n in names)
+    assert files(again) == files(first)
 
 
 def test_restaging_refuses_what_was_sampled_or_scored_with_other_settings(tmp_path):

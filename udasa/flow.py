@@ -291,7 +291,9 @@ def restage(build: Path, folder: Path, settings: Recipe | None = None) -> Path:
         for shard in run.shard_paths(build, name):
             for source in (shard, shard.with_suffix(".done")):  # the marker last
                 _link(source, folder / name / source.name)
-    _link(build / "models.json", folder / "models.json")
+    for name in ("models.json", planted.FILE):
+        if (build / name).is_file():
+            _link(build / name, folder / name)
     pair_and_stage(settings, folder)
     return folder
 
