@@ -10,6 +10,7 @@ import typer
 from udasa.cli.terminal import app, out, quiet_libraries, table
 
 if TYPE_CHECKING:
+    from udasa.backends import ModelSpec
     from udasa.lint import CountTokens, Finding
 
 
@@ -21,7 +22,8 @@ def lint(
         typer.Option(help="More evaluation data: a .jsonl, .csv or .parquet file, or org/name[:config][@revision]."),
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="The trainer's model (a folder or a Hub id): its tokens are counted.")
+        str | None,
+        typer.Option(help="The trainer's model: a folder, a Hub id, or the name that the recipe's policy has."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -43,30 +45,37 @@ def find(target: str, eval_data: Sequence[str], tokenizer: str | None) -> "list[
     from udasa.lint import planted
     from udasa.release import MANIFEST, open_release
 
-    folder, count_tokens = Path(target).expanduser(), _counter(tokenizer)
+    folder = Path(target).expanduser()
     if (folder / "recipe.json").is_file() and not (folder / MANIFEST).is_file() and run.shard_paths(folder, "ledger"):
         text = (folder / "recipe.json").read_text(encoding="utf-8")
         settings = recipe.from_json(text, origin=str(folder / "recipe.json"))
         evaluation = audit.read_evaluation([*settings.lint.evaluation, *eval_data])
-        return audit.audit_build(settings, folder, evaluation, count_tokens)
+        return audit.audit_build(settings, folder, evaluation, _counter(tokenizer, settings.policy))
     opened = open_release(target)
     settings = opened.recipe
     evaluation = audit.read_evaluation([*settings.lint.evaluation, *eval_data])
     pairs, scored, ledger = opened.frame("pairs"), opened.frame("scored"), opened.frame("ledger")
-    findings = audit.lint(pairs, scored, ledger, settings, evaluation, count_tokens)
+    findings = audit.lint(pairs, scored, ledger, settings, evaluation, _counter(tokenizer, settings.policy))
     stored = planted.stored_findings(opened.facts.get("findings", []))
     return sorted([*findings, *stored], key=lambda finding: finding.name)
 
 
-def _counter(model: str | None) -> "CountTokens | None":
-    """Return what counts tokens as the trainer does: the chat template over prompt and reply."""
+def _counter(model: str | None, policy: "ModelSpec") -> "CountTokens | None":
+    """Return what counts tokens as the trainer does: the chat template over prompt and reply.
+
+    The recipe's policy is found as a build finds it, at its revision or in its package.
+    """
     if model is None:
         return None
+    from udasa.backends_hf.weights import find_weights
     from udasa.errors import UserError, require
 
     transformers = require("transformers", extra="hf")
+    path, revision = str(Path(model).expanduser()), None
+    if model == policy.model:
+        path, revision = find_weights(policy)[:2]
     try:
-        loaded = transformers.AutoTokenizer.from_pretrained(str(Path(model).expanduser()), trust_remote_code=False)
+        loaded = transformers.AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"There is no tokenizer at {model}: {error}") from error
     if loaded.chat_template is None:
@@ -82,15 +91,17 @@ def _counter(model: str | None) -> "CountTokens | None":
 
 def _print(findings: "Sequence[Finding]") -> None:
     """Print a line a finding, then a sentence on each that fails, is there, or was not checked."""
-    shown = table("finding", "count", "of", "value", "95 % interval", "limit", "", title="Audit")
+    shown = table("finding", "count", "value", "95 % interval", "limit", title="Audit")
+    shown.columns[0].no_wrap = True
     for f in findings:
-        value = "" if f.value is None else f"{f.value:.3f}"
+        value = "not checked" if f.value is None and not f.total else "" if f.value is None else f"{f.value:.3f}"
         interval = "" if f.low is None else f"{f.low:.3f} to {f.high:.3f}"
         limit = "" if f.threshold is None else f"{f.threshold:g}"
-        mark = "[bold red]fails[/]" if f.failed else "not checked" if f.value is None and not f.total else ""
-        shown.add_row(f.name, f"{f.count:,}", f"{f.total:,}", value, interval, limit, mark)
+        shown.add_row(
+            f.name, f"{f.count:,} of {f.total:,}", value, interval, f"[bold red]{limit} fails[/]" if f.failed else limit
+        )
     out.print(shown)
     for f in findings:
-        if f.count or f.failed or f.value is None:
+        if f.count or f.value or f.value is None:
             examples = f" For example {', '.join(f.examples)}." if f.examples else ""
             out.print(f"{f.name}: {f.detail}{examples}", markup=False, highlight=False, soft_wrap=True)
