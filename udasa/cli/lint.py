@@ -91,15 +91,16 @@ def _counter(model: str | None, policy: "ModelSpec") -> "CountTokens | None":
 
 def _print(findings: "Sequence[Finding]") -> None:
     """Print a line a finding, then a sentence on each that fails, is there, or was not checked."""
+    from udasa.lint.finding import UNCHECKED
+
     shown = table("finding", "count", "value", "95 % interval", "limit", title="Audit")
     shown.columns[0].no_wrap = True
     for f in findings:
-        value = "not checked" if f.value is None and not f.total else "" if f.value is None else f"{f.value:.3f}"
+        count = "not checked" if f.detail.startswith(UNCHECKED) else f"{f.count:,} of {f.total:,}"
+        value = "" if f.value is None else f"{f.value:.3f}"
         interval = "" if f.low is None else f"{f.low:.3f} to {f.high:.3f}"
         limit = "" if f.threshold is None else f"{f.threshold:g}"
-        shown.add_row(
-            f.name, f"{f.count:,} of {f.total:,}", value, interval, f"[bold red]{limit} fails[/]" if f.failed else limit
-        )
+        shown.add_row(f.name, count, value, interval, f"[bold red]{limit} fails[/]" if f.failed else limit)
     out.print(shown)
     for f in findings:
         if f.count or f.value or f.value is None:

@@ -15,6 +15,9 @@ from udasa.limits import TWO_SIDED
 EXAMPLES = 5
 """Ids that a finding shows, the smallest first."""
 
+UNCHECKED = "Not checked"
+"""How the sentence of a finding that was not looked for begins."""
+
 _DIGITS = 9
 
 
@@ -106,7 +109,7 @@ def share(
 
 def unchecked(name: str, limits: Mapping[str, float | None], why: str) -> Finding:
     """Return the line of a finding that was not looked for."""
-    return finding(name, limits[name], f"Not checked: {why}")
+    return finding(name, limits[name], f"{UNCHECKED}: {why}")
 
 
 def wilson(count: float, total: float, z: float | None = None) -> Interval:

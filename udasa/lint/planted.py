@@ -20,7 +20,7 @@ from udasa import schema
 from udasa.backends import ignore
 from udasa.errors import UserError
 from udasa.limits import Planted
-from udasa.lint.finding import Auc, Finding, auc, finding
+from udasa.lint.finding import UNCHECKED, Auc, Finding, auc, finding
 from udasa.prompts import read_rows
 from udasa.recipe import bundled_path
 from udasa.run import Apply
@@ -113,7 +113,7 @@ def _table(questions: list[dict[str, Any]]) -> pa.Table:
 def planted_findings(answers: Mapping[str, Any] | None, settings: Planted) -> list[Finding]:
     """Return what the answers say of the entailer and of the judge, held against the floors."""
     if answers is None or settings.path is None:
-        why = "Not checked: no planted question was asked (the recipe's planted.path)."
+        why = f"{UNCHECKED}: no planted question was asked (the recipe's planted.path)."
         floors = (settings.entailer_floor, settings.judge_floor)
         return [finding(name, floor, why) for name, floor in zip(NAMES, floors, strict=True)]
     return [_entailer(answers, settings.entailer_floor), _judge(answers, settings.judge_floor)]
