@@ -401,6 +401,11 @@ def test_hostile_rows_are_scored_and_conform(logprobs: str) -> None:
             assert (one["negative_logprob_mean"] is None) == (one["logprob_mean"] is None)
 
 
+def test_a_row_without_responses_is_refused() -> None:
+    with pytest.raises(ValueError, match="Prompt p has no responses"):
+        score(answered("p"))
+
+
 @pytest.mark.parametrize("name", ["chinese", "arabic", "hindi"])
 def test_sentences_are_found_in_other_scripts(name: str) -> None:
     row = score(texts(name, *HOSTILE[name]), entailer=FakeEntailer())[0]

@@ -111,9 +111,9 @@ def test_components_are_never_finer_than_strict_clusters(v: Any) -> None:
 
 
 ORDER_EFFECT = {
-    "bridge_k5": {"first-representative": 0.76, "strict": 0.43, "loose": 0.75},
-    "random_k8": {"first-representative": 0.35, "strict": 0.28, "loose": 0.98},
-    "random_k10": {"first-representative": 0.95, "strict": 0.95, "loose": 0.99},
+    "bridge_k5": {"first-representative": 0.74, "strict": 0.41, "loose": 0.73},
+    "random_k8": {"first-representative": 0.33, "strict": 0.28, "loose": 0.98},
+    "random_k10": {"first-representative": 0.94, "strict": 0.95, "loose": 0.99},
 }
 """Share of orders in which a rule finds other sets, as docs/uncertainty.md says; 0 in the nine other cases."""
 
@@ -123,7 +123,7 @@ ORDER_EFFECT = {
 def test_the_order_effect_is_as_documented(v: Any, rule: Rule) -> None:
     entail, neutral, contra = entailment(v)
     expected = ORDER_EFFECT.get(v["case"], {}).get(rule, 0.0)
-    assert u.order_effect(entail, neutral, contra, rule) == pytest.approx(expected, abs=0.1 if expected else 0)
+    assert u.order_effect(entail, neutral, contra, rule) == pytest.approx(expected, abs=0.07 if expected else 0)
 
 
 # --- entropies over clusters

@@ -108,8 +108,14 @@ def _score(
     embed: Callable[[Sequence[str]], Floats] | None,
     clustering: uncertainty.Rule,
 ) -> dict[str, Any]:
-    """Return the row with every column of `scored`."""
+    """Return the row with every column of `scored`.
+
+    Raises:
+        ValueError: the row has no responses.
+    """
     texts = [r["text"] for r in row["responses"]]
+    if not texts:
+        raise ValueError(f"Prompt {row['prompt_id']} has no responses; a row to score has one or more.")
     entailment = ask(texts, texts)
     log_likelihood = _log_likelihood(row["responses"])
     entail, neutral, contra = entailment
