@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from math import log
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests import tiny
-from tests.tables import CONSTITUTION, answered, reply, responses
-from udasa import schema, uncertainty
+from tests import builds, tiny
+from tests.tables import CONSTITUTION, FAKE, answered, reply, responses
+from udasa import recipe, run, schema, uncertainty
 from udasa.backends import Exchange, FakeEntailer, FakeJudge, Floats, ModelSpec, Report, ignore, make_entailer
 from udasa.score import Scorer, claims
 
@@ -336,6 +337,16 @@ def test_the_clustering_rule_is_a_setting() -> None:
     assert found == {"components": 1, "first-representative": 2, "strict": 2, "loose": 2}
 
 
+def test_the_recipe_names_the_clustering_rule(tmp_path: Path) -> None:
+    """Where one text entails another and not the other way round, only the loose rule sees one meaning."""
+    found = {}
+    for rule in ("components", "loose"):
+        entailment = recipe.Entailment(model=FAKE, clustering=rule)
+        folder = builds.built(tmp_path / rule, entailment=entailment)
+        found[rule] = sum(run.read(folder, "scored")["num_semantic_sets"].to_pylist())
+    assert found["loose"] < found["components"]
+
+
 class Embedder(Entailer):
     """Embeds a text by its first letters."""
 
@@ -358,7 +369,7 @@ HOSTILE = {
     "all-empty": ("", "", ""),
     "one": ("A is.",),
     "blank": ("  \n\t", "A is.", "\u200b"),
-    "long": (LONG, "A is.", "B is."),
+    "long": (LONG, f"{LONG} more", "A is."),
     "punctuation": ("?!", "...", "—", "A is."),
     "emoji": ("😀 🎉", "👩‍👩‍👧‍👦", "😀 A is."),
     "chinese": ("今天天气很好。我们去公园吧！", "今天下雨。", "天气很好。"),

@@ -189,7 +189,8 @@ def _response_estimates(
 def _factual(i: int, texts: Sequence[str], ask: Answers) -> dict[str, Any]:
     """Compare the claims of response i with every other text; an equal text counts, and supports every sentence."""
     sentences = claims(texts[i])
-    others = [text for j, text in enumerate(texts) if j != i and text.strip()]
+    places = [j for j, text in enumerate(texts) if j != i and text.strip()]
+    others = [texts[j] for j in places]
     if not sentences or not others:
         reason = "no-other-response" if sentences else _no_claim(texts[i])
         names = ("factual_uncertainty", "selfcheck_nli", "claims", "support")
@@ -200,14 +201,14 @@ def _factual(i: int, texts: Sequence[str], ask: Answers) -> dict[str, Any]:
         entail, _, contra = ask([text for text in others if text != texts[i]], sentences)
         supports[:, differs] = uncertainty.support(entail, contra).T
         contradictions[:, differs] = contra.T
-    means = iter(supports.mean(axis=0).tolist())
+    means = dict(zip(places, supports.mean(axis=0).tolist(), strict=True))
     unsupported = uncertainty.unsupported(supports).tolist()
     return {
         "factual_uncertainty": uncertainty.factual_uncertainty(supports),
         "selfcheck_nli": uncertainty.selfcheck_nli(contradictions),
         "claims": [{"text": s, "unsupported": u} for s, u in zip(sentences, unsupported, strict=True)],
         "factual_reason": None,
-        "support": [next(means) if j != i and text else None for j, text in enumerate(texts)],
+        "support": [means.get(j) for j in range(len(texts))],
     }
 
 
