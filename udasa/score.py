@@ -74,7 +74,7 @@ class Scorer:
 
     def _entailment(self, rows: Iterable[Mapping[str, Any]]) -> Answers:
         """Ask every entailment question of the shard once."""
-        questions = set()
+        questions: set[tuple[str, str]] = set()
         for row in rows:
             prefix = before(row["messages"], self.context)
             texts = {r["text"] for r in row["responses"]}
