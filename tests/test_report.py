@@ -201,6 +201,15 @@ def test_without_training_and_evaluation_the_page_says_so(drawn_once: None) -> N
     assert Outline(text).headings == HEADINGS
 
 
+def test_a_judge_that_people_trained_is_named_as_that(drawn_once: None) -> None:
+    manifest = made_manifest()
+    manifest["models"]["judge"] |= {"same_as_policy": False, "kind": "trained"}
+    plain, trained = page(), page(manifest=manifest)
+    assert "No human label was used" in plain and "No human label was used" not in trained
+    assert "Human labels trained the judge" in trained and "trained on people" not in plain
+    assert "trained on people" in trained
+
+
 def test_a_build_without_pairs_has_a_page() -> None:
     text = page(pairs=made_pairs().clear())
     assert text.count("No pair in this stage.") == 3
