@@ -13,6 +13,7 @@ from polars.testing import assert_frame_equal
 from tests import builds, tables
 from tests.tables import EXAMPLES, answered, reply, scored
 from udasa import gaps, run
+from udasa.backends import FakeEntailer, FakeJudge
 from udasa.calibrate import calibrate
 from udasa.maps import Map, Maps
 from udasa.pairs import pair
@@ -30,6 +31,13 @@ def settings(**changes: Any) -> Recipe:
 def bounded(table: pa.Table, recipe: Recipe, maps: Maps | None = None) -> pl.DataFrame:
     responses = calibrate(table, recipe.weights, recipe.measures, maps)
     return gaps.with_intervals(pair(responses, recipe.pairing, 0).pairs, table, responses, recipe, maps)
+
+
+def straight() -> Maps:
+    """The map that leaves every value as it is."""
+    line = Map(x=(0.0, 1.0), y=(0.0, 1.0), n=9, missing=0, ece=0.0, ece_low=0.0, ece_high=0.0)
+    facts: dict[str, Any] = {"format": 1, "data": "d", "data_sha256": "0", "rows": 9, "label": "l", "base_rate": 0.5}
+    return Maps(**facts, groups=None, folds=5, bins=10, maps={"semantic_uncertainty": line})
 
 
 def heard(name: str, agreement: list[list[float]], logprobs: list[float] | None = None, **changes: Any) -> Any:
@@ -79,32 +87,22 @@ def test_the_order_of_rows_and_responses_does_not_count(found: Any, random: Any)
     assert_frame_equal(one, two)
 
 
-def test_a_prompts_interval_hangs_on_no_other_prompts_place() -> None:
-    kernel = [
-        [1, 0.9, 0.8, 0.1, 0.7],
-        [0.9, 1, 0.5, 0.3, 0.2],
-        [0.8, 0.5, 1, 0.2, 0.4],
-        [0.1, 0.3, 0.2, 1, 0.6],
-        [0.7, 0.2, 0.4, 0.6, 1],
-    ]
+def test_a_prompts_draws_hang_on_its_id_and_not_on_its_place() -> None:
+    kernel = (0.5 * np.random.default_rng(0).random((6, 6)) + 0.5 * np.eye(6)).round(2).tolist()
     names = [f"p{i}" for i in range(6)]
-    found = bounded(scored(*(heard(name, kernel) for name in names)), settings())
+    found, backwards = (
+        bounded(scored(*(heard(name, kernel) for name in order)), settings(), straight())
+        for order in (names, names[::-1])
+    )
     assert len(set(found["gap"])) == 1
     assert found["gap_low"].n_unique() + found["gap_high"].n_unique() > 2
-    assert_frame_equal(found, bounded(scored(*(heard(name, kernel) for name in names[::-1])), settings()))
+    assert_frame_equal(found, backwards)
 
 
 def test_when_all_other_responses_say_the_same_the_interval_has_no_width() -> None:
-    kernel = [
-        [1, 0, 0.9, 0.9, 0.9],
-        [0, 1, 0.2, 0.2, 0.2],
-        [0.5, 0.5, 1, 1, 1],
-        [0.5, 0.5, 1, 1, 1],
-        [0.5, 0.5, 1, 1, 1],
-    ]
-    row = bounded(scored(heard("p", kernel)), settings(pairing=Pairing(gap_resamples=200, rejected="max"))).row(
-        0, named=True
-    )
+    kernel = [[1, 0, 0.9, 0.9, 0.9], [0, 1, 0.2, 0.2, 0.2], *[[0.3, 0.3, 1, 1, 1]] * 3]
+    row = bounded(scored(heard("p", kernel)), settings(), straight()).row(0, named=True)
+    assert (row["chosen_id"], row["rejected_id"]) == ("p-0", "p-1")
     assert row["gap_low"] == pytest.approx(row["gap"]) == pytest.approx(row["gap_high"])
 
 
@@ -112,20 +110,7 @@ def test_the_interval_is_that_of_the_exact_distribution() -> None:
     """Two other responses, drawn twice: (2, 0), (1, 1), (0, 2) with odds 1, 2, 1, through a map that is a line."""
     kernel = [[1.0, 0.0, 1.0, 0.6], [0.0, 1.0, 0.0, 0.4], [1.0, 0.0, 1.0, 0.0], [0.6, 0.4, 0.0, 1.0]]
     logprobs = [-0.5, -1.0, -0.2, -2.0]
-    line = Map(x=(0.0, 1.0), y=(0.0, 1.0), n=9, missing=0, ece=0.0, ece_low=0.0, ece_high=0.0)
-    fitted = Maps(
-        format=1,
-        data="d",
-        data_sha256="0",
-        rows=9,
-        label="l",
-        base_rate=0.5,
-        groups=None,
-        folds=5,
-        bins=10,
-        maps={"semantic_uncertainty": line},
-    )
-    found = bounded(scored(heard("p", kernel, logprobs)), settings(), fitted).row(0, named=True)
+    found = bounded(scored(heard("p", kernel, logprobs)), settings(), straight()).row(0, named=True)
     c, r = (int(found[f"{side}_id"][-1]) for side in ("chosen", "rejected"))
     others = [i for i in range(4) if i not in (c, r)]
     outcomes = []
@@ -142,18 +127,9 @@ def test_the_interval_is_that_of_the_exact_distribution() -> None:
 def test_the_stored_evidence_makes_both_uncertainties_again() -> None:
     """On a real scoring: everyone counted once gives the stored columns."""
     recipe = builds.recipe(pairing=PAIRING)
-    rows = [
-        answered(
-            "p",
-            *(
-                reply(t)
-                for t in ("Yes. The sky is blue.", "No. It is red.", "", "Yes. The sky is blue.", "I am sorry.")
-            ),
-        ),
-        answered("q", *(reply(t, logprob_mean=None) for t in ("a b c", "a b", "c d e", "b c d", "x y"))),
-    ]
-    from udasa.backends import FakeEntailer, FakeJudge
-
+    texts = ("Yes. The sky is blue.", "No. It is red.", "", "Yes. The sky is blue.", "I am sorry.")
+    others = (reply(text, logprob_mean=None) for text in ("a b c", "a b", "c d e", "b c d", "x y"))
+    rows = [answered("p", *map(reply, texts)), answered("q", *others)]
     table = Scorer(FakeEntailer(), FakeJudge(recipe.judging.constitution))(tables.responses(*rows))
     for row in table.to_pylist():
         k = len(row["responses"])
