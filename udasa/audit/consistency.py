@@ -59,10 +59,10 @@ def consistency(build: Path, output: Path, seed: int = 1, progress: Progress = s
     changed: prompts in another order and other shards, the responses of each prompt in another order, the models'
     batches half as large, another seed (it decides where pairing is random). The other comparisons leave out a piece of
     evidence and need no model, since the first scoring has stored what they are made of: `one-response-fewer` scores
-    every response without what one other, drawn for it, says about it; `one-principle-fewer` without one principle,
-    drawn for each prompt. Only the columns that this can change are compared.
+    every response without what one other, drawn for it, says about it; `one-principle-fewer` without one principle (or
+    one member of a trained judge), drawn for each prompt. Only the columns that this can change are compared.
 
-    `output` keeps both scorings, and an audit that was stopped goes on.
+    `output` keeps both scorings, each with its own answers of the entailer; an audit that was stopped goes on.
 
     Raises:
         UserError: the build is not finished, or `output` holds something else.
@@ -71,7 +71,8 @@ def consistency(build: Path, output: Path, seed: int = 1, progress: Progress = s
     again = second_settings(settings, seed)
     for name, arm in (("first", settings), ("second", again)):
         _prepare(output / name, build, arm, seed if name == "second" else None)
-        source, step = next(one for one in flow.steps(arm) if one[1].name == "scored")
+        steps = flow.steps(arm, output / name / flow.ANSWERS)
+        source, step = next(one for one in steps if one[1].name == "scored")
         run.run_local(output / name, source, step, _named(progress, f"score {name}"))
     first, second = (run.read(output / name, "scored") for name in ("first", "second"))
     fitted = maps.load(settings.calibration, settings.measures, settings.weights)
@@ -80,8 +81,8 @@ def consistency(build: Path, output: Path, seed: int = 1, progress: Progress = s
     fewer_is = "Of every response, one other response, drawn for it, is not heard."
     columns: tuple[str, ...] = ("semantic_uncertainty", "factual_uncertainty")
     arms.append(("one-response-fewer", fewer_is, columns, _fewer_responses(first, seed), settings))
-    if len(settings.judging.constitution) > 1:
-        fewer_is = "One principle of the constitution, drawn for each prompt, is not asked."
+    if len(settings.judge_answers) > 1:
+        fewer_is = "One principle (of a trained judge: one member), drawn for each prompt, is not asked."
         columns = ("value_uncertainty", "value_disagreement", "value_risk")
         arms.append(("one-principle-fewer", fewer_is, columns, _fewer_principles(first, seed), settings))
     found = Consistency(
