@@ -38,7 +38,7 @@ RECIPE = Recipe(
     sampling=Sampling(k=5, temperature=0.7, max_new_tokens=64),
     entailment=Entailment(kind="similarity", model=EMBEDDER, same_meaning=0.8),
     judging=Judging(constitution=constitution("bundled:data/constitution.jsonl", first=3)),
-    pairing=Pairing(risk_ceiling=0.65),
+    pairing=Pairing(risk_ceiling=0.65, gap_resamples=1000),
     staging=Staging(test_share=0.1),
     training=Training(
         reference="base", learning_rate=5e-4, epochs=1, batch_size=4, device_batch_size=4, max_length=256, lora_rank=8

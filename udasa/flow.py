@@ -233,14 +233,16 @@ def forget_failures(folder: Path) -> None:
                 (folder / name / shard.name).with_suffix(".done").unlink(missing_ok=True)
 
 
-def pair_and_stage(settings: Recipe, folder: Path) -> None:
+def pair_and_stage(settings: Recipe, folder: Path, recorded: maps.Maps | None = None) -> None:
     """Pair and stage the whole build from its stored scores, audit it, and write the summary that completes it.
+
+    `recorded`: the calibration maps that a release carries, in the place of the recipe's file.
 
     Raises:
         LimitError: the audit fails; the rows are kept, without a summary.
     """
     (folder / "build.json").unlink(missing_ok=True)
-    fitted = maps.load(settings.calibration, settings.measures, settings.weights)
+    fitted = maps.load(settings.calibration, settings.measures, settings.weights, recorded)
     staged = staged_pairs(run.read(folder, "scored"), settings, fitted)
     run.write_shard(folder / "pairs" / "00000.parquet", staged.pairs)
     run.write_shard(folder / "ledger" / "00000.parquet", _ledger(folder, staged.outcomes))

@@ -7,6 +7,8 @@ import pyarrow as pa
 
 from udasa import schema
 
+_SHARE = "share, 0 to 1: of the build (rank), or P(failure) by fitted maps"
+
 MEANINGS = {
     "prompt_id": ("hash of the normalised prompt", ""),
     "prompt": ("the conversation before the answer, as role and content", ""),
@@ -14,11 +16,11 @@ MEANINGS = {
     "rejected": ("a less certain answer to the same prompt", ""),
     "chosen_id": ("id of the chosen answer in the configuration responses", ""),
     "rejected_id": ("id of the rejected answer in the configuration responses", ""),
-    "u_chosen": ("the three uncertainties of the chosen answer as one number", "rank share, 0 to 1"),
-    "u_rejected": ("the three uncertainties of the rejected answer as one number", "rank share, 0 to 1"),
-    "gap": ("u of the rejected answer minus u of the chosen one", "rank share, 0 to 1"),
-    "gap_low": ("lower end of the gap's 95 % interval over the other answers; null if not asked for", "rank share"),
-    "gap_high": ("upper end of that interval", "rank share"),
+    "u_chosen": ("the three uncertainties of the chosen answer as one number", _SHARE),
+    "u_rejected": ("the three uncertainties of the rejected answer as one number", _SHARE),
+    "gap": ("u of the rejected answer minus u of the chosen one", _SHARE),
+    "gap_low": ("lower end of the gap's 95 % interval over the other answers; null if not asked for", _SHARE),
+    "gap_high": ("upper end of that interval", _SHARE),
     "semantic_uncertainty": ("how far the answer's meaning is from the other answers'; 1 − semantic density", "0 to 1"),
     "factual_uncertainty": ("how little the other answers support its sentences; null without a claim", "0 to 1"),
     "value_uncertainty": ("entropy of the judge's mean verdict over the constitution", "nats"),

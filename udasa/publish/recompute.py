@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import polars as pl
 import pyarrow as pa
 
-from udasa import flow, run, schema
+from udasa import flow, maps, run, schema
 from udasa.errors import UserError
 from udasa.publish.assemble import sha256, write_tables
 from udasa.release import Opened, open_data, open_release
@@ -78,7 +78,7 @@ def _rebuild(opened: Opened, folder: Path) -> Path:
             run.write_shard(folder / name / f"{number:05d}.parquet", table)
     dropped = ledger.join(scored, on=["source", "source_row"], how="anti")
     run.write_shard(folder / "dropped" / "00000.parquet", _arrow(dropped, schema.LEDGER))
-    flow.pair_and_stage(settings, folder)
+    flow.pair_and_stage(settings, folder, maps.recorded(opened.facts))
     return folder
 
 
