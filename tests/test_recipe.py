@@ -16,7 +16,7 @@ from udasa import recipe as recipes
 from udasa import resources
 from udasa.backends import ModelSpec, Principle, Sampling
 from udasa.errors import UserError
-from udasa.recipe import Entailment, Judging, Pairing, Recipe, Source, Staging, Training, Weights
+from udasa.recipe import Calibration, Entailment, Judging, Pairing, Recipe, Source, Staging, Training, Weights
 
 SHELF = resources.names("builders", ".py")
 BASE = recipe(Path("x.jsonl"))
@@ -259,6 +259,9 @@ CHECKS: list[tuple[type, dict[str, Any], str]] = [
     (Pairing, {"risk_ceiling": 0.0}, "risk_ceiling must be in (0, 1], got 0.0."),
     (Pairing, {"epsilon": -1.0}, "epsilon must be 0 or more, got -1.0."),
     (Staging, {"thresholds": (0.2, 0.1)}, "thresholds must be two rising gaps of 0 or more, got (0.2, 0.1)."),
+    (Pairing, {"gap_resamples": 99}, "gap_resamples must be 0, or at least 100, got 99."),
+    (Calibration, {"maps": "m.json"}, "maps and sha256 belong to method='isotonic', and only to it."),
+    (Calibration, {"method": "isotonic", "maps": "m.json"}, "method='isotonic' needs maps and their sha256"),
     (Staging, {"test_share": 1.0}, "test_share must be in [0, 1), got 1.0."),
     (Training, {"reference": "fixed"}, "fixed_reference belongs to reference='fixed', and only to it."),
     (Training, {"fixed_reference": FAKE}, "fixed_reference belongs to reference='fixed', and only to it."),
@@ -285,6 +288,15 @@ def test_a_value_out_of_bounds_is_refused(cls: type, values: dict[str, Any], mes
         ({"sampling": {"k": 1}}, "'sampling': k must be at least 2 to measure disagreement, got 1."),
         ({"shard_size": 0}, "'Recipe': shard_size must be at least 1, got 0."),
         ({"near_duplicate": 0.0}, "'Recipe': near_duplicate must be in (0, 1], got 0.0."),
+        (
+            {"staging": {"abstain": True}},
+            "'Recipe': staging.abstain needs the gaps' intervals: set pairing.gap_resamples, such as 1000.",
+        ),
+        (
+            {"pairing": {"gap_resamples": 200}, "measures": {"semantic": "degree", "factual": "cocoa"}},
+            "'Recipe': gap_resamples draws the responses behind semantic_uncertainty and factual_uncertainty anew, and "
+            "the recipe measures by neither. Use one of them, or set pairing.gap_resamples to 0.",
+        ),
         ({"sources": []}, "'Recipe': a recipe needs at least one source of prompts."),
         (
             {"sources": [{"name": "x", "task": "sentiment", "path": "p"}] * 2},
