@@ -140,7 +140,7 @@ def contributions(chosen: Mapping[str, Any], rejected: Mapping[str, Any], weight
 
 
 def answers_by_prompt(
-    responses: pl.DataFrame, weights: Weights, measures: Measures, fitted: Maps | None
+    responses: pl.DataFrame, weights: Weights, measures: Measures | None = None, fitted: Maps | None = None
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Return prompt id -> response id -> the answer with its scores, rank shares and u."""
     answers: dict[str, dict[str, dict[str, Any]]] = {}

@@ -120,7 +120,11 @@ def _prepare(folder: Path, build: Path, settings: Recipe, seed: int | None) -> N
     """Claim a folder for one scoring and put the responses there: as they are, or (with a seed) in another order."""
     flow.claim(folder, settings)
     flow.pin_models(settings, folder)
-    table = schema.conform(run.read(build, "responses"), schema.RESPONSES)
+    table = run.read(build, "responses")
+    for field in schema.RESPONSES:
+        if field.nullable and field.name not in table.column_names:  # a build of an older version
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    table = schema.conform(table, schema.RESPONSES)
     if seed is not None:
         table = _reordered(table, seed)
     for number, start in enumerate(range(0, table.num_rows, settings.shard_size)):
