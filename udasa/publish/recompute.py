@@ -83,10 +83,11 @@ def _rebuild(opened: Opened, folder: Path) -> Path:
 
 
 def _unscored(scored: pl.DataFrame) -> pl.DataFrame:
-    """Take the scores off: a responses table."""
+    """Take the scores off: a responses table; what was scored has not failed."""
     fields = [field.name for field in schema.RESPONSES.field("responses").type.value_type]
     plain = pl.col("responses").list.eval(pl.struct(pl.element().struct.field(name) for name in fields))
-    return scored.with_columns(plain).select(schema.RESPONSES.names)
+    failed = {name: pl.lit(None, dtype=pl.String) for name in ("failure", "failure_detail")}
+    return scored.with_columns(plain, **failed).select(schema.RESPONSES.names)
 
 
 def _arrow(rows: pl.DataFrame, kind: pa.Schema) -> pa.Table:
