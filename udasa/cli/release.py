@@ -26,6 +26,9 @@ class Gate(Enum):
     manual = "manual"
 
 
+_GATES: dict[Gate, Literal["auto", "manual"]] = {Gate.auto: "auto", Gate.manual: "manual"}
+
+
 Target = Annotated[str, typer.Argument(help="A folder, or a Hub data set: org/name or org/name@revision.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -52,7 +55,7 @@ def publish(
         out.print(f"    udasa publish {build} {target} --version {number}", highlight=False, soft_wrap=True)
         return
     release = publishing.publish(
-        build, target, version=version, private=not public, gated=None if gated is None else gated.value
+        build, target, version=version, private=not public, gated=None if gated is None else _GATES[gated]
     )
     commit = f", commit {release.commit}" if release.commit else ""
     out.print(f"Published {release.target} {release.version}{commit}", highlight=False, soft_wrap=True)

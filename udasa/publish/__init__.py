@@ -18,7 +18,7 @@ from udasa.errors import UserError
 from udasa.publish import versions
 from udasa.publish.assemble import assemble, sha256, stamp
 from udasa.publish.checks import Problem, Verified, verify, verify_folder
-from udasa.publish.differences import Diff, diff
+from udasa.publish.differences import Diff, Level, diff
 from udasa.publish.hub import Access, Gated, push, tags
 from udasa.publish.recompute import rebuild, rebuild_differs
 from udasa.publish.versions import FIRST, Proposal, Version
@@ -93,7 +93,7 @@ def publish(
         there = _published(target, api)
         proposal, before = _propose(build, files, manifest, there, token)
         chosen = wanted or proposal.version
-        _stamp(manifest, files, chosen, there, before, open_data(str(build.absolute())), token)
+        _stamp(manifest, files, chosen, there, before, token)
         verify_folder(files)
         digest = sha256(files / MANIFEST)
         if chosen not in there:
@@ -180,7 +180,7 @@ def _propose(
     last = max(there)
     before = open_release(there[last], token=token)
     found = diff(before, open_data(str(build.absolute())))
-    level = found.level()
+    level: Level = found.level()
     if level in ("none", "patch"):
         stamped = stamp({**manifest, "version": versions.text(last), **_changes(before)}, files)
         level = "none" if stamped == before.facts else "patch"
@@ -198,7 +198,6 @@ def _stamp(
     version: Version,
     there: Mapping[Version, str],
     found: Diff | None,
-    build: Opened,
     token: str | None,
 ) -> None:
     """Give the assembled release its version, and the changes since the one before.

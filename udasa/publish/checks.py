@@ -138,8 +138,8 @@ def check(opened: Opened) -> Verified:
         for name in names:
             checked.append(name)
             for found in CHECKS[name](tables):
-                what, ids = (found, []) if isinstance(found, str) else found
-                problems.append(Problem(name, what, ids[:EXAMPLES]))
+                whole = (found, list[str]()) if isinstance(found, str) else found
+                problems.append(Problem(name, whole[0], whole[1][:EXAMPLES]))
         unreadable = names[0] == "files" and not _readable(opened.folder)
         if (problems and names[0] in ("manifest", "schema")) or unreadable:
             break

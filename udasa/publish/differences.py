@@ -70,7 +70,8 @@ class Diff:
 
     def counts(self) -> list[tuple[str, str, int]]:
         """Return (change, reason, pairs), a pair once for each of its changes, in the order of `CHANGES`."""
-        found = self.rows.explode("changes").group_by("changes", "reason").len().rows()
+        rows = self.rows.explode("changes").group_by("changes", "reason").len().iter_rows()
+        found = [(str(change), str(reason), int(count)) for change, reason, count in rows]
         order, reasons = list(CHANGES), list(REASONS)
         return sorted(found, key=lambda row: (order.index(row[0]), reasons.index(row[1])))
 

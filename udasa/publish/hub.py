@@ -58,6 +58,8 @@ def push(api: HfApi, files: Path, repo: str, kind: Kind, message: str, tag: str 
                 f"{repo} is public and this release was to be private; nothing was published. "
                 "Say --public to publish there, make the repository private, or use another name."
             )
+        if tag and tag in {ref.name for ref in api.list_repo_refs(repo, repo_type=kind).branches}:
+            raise UserError(f"{repo} has a branch named {tag}, which hides the tag; nothing was published. Rename it.")
         if access.gated:
             api.update_repo_settings(repo, repo_type=kind, gated=access.gated)
         commit = _commit(api, files, repo, kind, message)

@@ -12,9 +12,9 @@ FIRST: Version = (1, 0, 0)
 
 
 class Proposal(NamedTuple):
-    """A version and the reason for it."""
+    """A version as three numbers, and the reason for it."""
 
-    version: str
+    version: Version
     level: Level
     """`major`: schema, thresholds or rows changed; `minor`: rows added; `patch`: only the card; `none`: nothing."""
     why: str
