@@ -315,7 +315,7 @@ def test_a_failure_says_what_is_there_and_publishing_again_completes_it(
 def test_a_branch_that_would_hide_the_tag_is_refused(hub, build, tmp_path):
     there = prepare(hub, "acme/udasa-branch", private=True)
     there.create_ref("refs/heads/v1.0.0", there.resolve("main"))
-    with pytest.raises(ClientError, match="has a branch named v1.0.0, which hides the tag; nothing was published"):
+    with pytest.raises(ClientError, match=r"has a branch named v1\.0\.0, which hides the tag; nothing was published"):
         run_client(hub, publish_to_hub, str(build), "acme/udasa-branch", "1.0.0", home=tmp_path, token=hub.token())
 
 
