@@ -133,6 +133,12 @@ def lower_the_ceiling(folder):
     seal(folder, recipe=values, recipe_digest=recipes.digest(recipes.from_json(json.dumps(values))))
 
 
+def change_a_finding(folder):
+    findings = manifest(folder)["findings"]
+    next(finding for finding in findings if finding["name"] == "longer-chosen")["count"] += 1
+    seal(folder, findings=findings)
+
+
 def shift_a_threshold(folder):
     bounds = manifest(folder)["thresholds"]
     seal(folder, thresholds=bounds | {"conservative": bounds["conservative"] + 0.05})
@@ -182,6 +188,7 @@ DEFECTS = {
         {"sides"},
     ),
     "a chosen text above the ceiling": (lower_the_ceiling, {"risk"}),
+    "a finding of the audit": (change_a_finding, {"findings"}),
     "a number of the card": (change_a_number_of_the_card, {"card"}),
     "a card forged with its sha256": (forge_the_card, {"card"}),
 }

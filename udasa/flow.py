@@ -244,8 +244,7 @@ def pair_and_stage(settings: Recipe, folder: Path, recorded: maps.Maps | None = 
     (folder / "build.json").unlink(missing_ok=True)
     fitted = maps.load(settings.calibration, settings.measures, settings.weights, recorded)
     staged = staged_pairs(run.read(folder, "scored"), settings, fitted)
-    run.write_shard(folder / "pairs" / "00000.parquet", staged.pairs)
-    run.write_shard(folder / "ledger" / "00000.parquet", _ledger(folder, staged.outcomes))
+    write_staged(folder, staged)
     findings = lint.audit_build(settings, folder)
     lint.fail_on_limits(
         findings,
@@ -262,6 +261,12 @@ def pair_and_stage(settings: Recipe, folder: Path, recorded: maps.Maps | None = 
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
     run.write_file(folder / "build.json", _json(summary))
+
+
+def write_staged(folder: Path, staged: stages.Staged) -> None:
+    """Write the pairs of a build, and its ledger from the prompts and dropped rows that are there."""
+    run.write_shard(folder / "pairs" / "00000.parquet", staged.pairs)
+    run.write_shard(folder / "ledger" / "00000.parquet", _ledger(folder, staged.outcomes))
 
 
 def restage(build: Path, folder: Path, settings: Recipe | None = None) -> Path:

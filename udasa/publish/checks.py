@@ -7,7 +7,6 @@ Nothing is taken from the manifest that the tables can say: every number is comp
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -15,10 +14,11 @@ import polars as pl
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
-from udasa import __version__, cards, recipe, run, schema, stages
+from udasa import __version__, cards, lint, recipe, run, schema, stages
 from udasa.errors import UserError
 from udasa.prompts import prompt_id
 from udasa.publish.assemble import CARD, CROISSANT, describe, owned, render_card, sha256
+from udasa.publish.tables import Found, Tables
 from udasa.release import MANIFEST, Opened, open_release
 
 FORMAT = 1
@@ -70,43 +70,6 @@ class _Manifest(BaseModel):
     statistics: dict[str, dict[str, float | None]]
     files: dict[str, _Facts]
     card: _Facts
-
-
-class Tables:
-    """The release's tables, read once."""
-
-    def __init__(self, opened: Opened) -> None:
-        self.opened, self.manifest = opened, opened.facts
-
-    @cached_property
-    def pairs(self) -> pl.DataFrame:
-        """All pairs, with the file that each stands in."""
-        folder = self.opened.folder
-        return pl.concat(
-            pl.DataFrame(pl.from_arrow(run.read_parquet(path))).with_columns(
-                folder=pl.lit(path.parent.name), file=pl.lit(path.name.partition("-")[0])
-            )
-            for path in sorted(folder.glob("data/*/*.parquet"))
-        )
-
-    @cached_property
-    def scored(self) -> pl.DataFrame:
-        """All scored prompts."""
-        return self.opened.frame("scored")
-
-    @cached_property
-    def responses(self) -> pl.DataFrame:
-        """A row a response."""
-        return self.scored.select("prompt_id", "messages", "responses").explode("responses").unnest("responses")
-
-    @cached_property
-    def ledger(self) -> pl.DataFrame:
-        """The ledger."""
-        return self.opened.frame("ledger")
-
-
-Found = Iterator[tuple[str, list[str]] | str]
-"""What a check yields: what does not fit, and ids."""
 
 
 def verify(target: str, *, token: str | None = None) -> Verified:
@@ -334,6 +297,12 @@ def _risk(t: Tables) -> Found:
         yield f"{risky.height} chosen texts are above the risk ceiling of {ceiling}, or have no risk", _ids(risky)
 
 
+def _findings(t: Tables) -> Found:
+    stored = t.manifest.get("findings", [])
+    pairs = t.pairs.drop("folder", "file")
+    yield from lint.recheck(stored, pairs, t.scored, t.ledger, t.opened.recipe)
+
+
 def _card(t: Tables) -> Found:
     """Hold the card, and the description for machines, to what the manifest gives."""
     yield from _rendered(t, CARD, "card", render_card)
@@ -375,6 +344,7 @@ CHECKS: dict[str, Callable[[Tables], Found]] = {
     "stages": _stages,
     "sides": _sides,
     "risk": _risk,
+    "findings": _findings,
     "card": _card,
 }
 """Every check, in order; one that cannot be made because an earlier one failed is not in `Verified.checked`."""
@@ -390,6 +360,7 @@ MEANINGS = {
     "stages": "every pair is in the stage that its gap and the thresholds give",
     "sides": "chosen and rejected differ, and are responses to the prompt with the same text and scores",
     "risk": "no chosen text is above the risk ceiling",
+    "findings": "every finding of the audit that the tables decide, made anew",
     "card": "the card is, to the byte, what the manifest gives",
 }
 """What each check holds a release to."""

@@ -18,6 +18,9 @@ from udasa.errors import UserError
 from udasa.publish.assemble import sha256, write_tables
 from udasa.release import Opened, open_data, open_release
 
+SUMMARY = ("calibration", "findings", "models", "packages", "recipe_digest", "udasa")
+"""What a build's summary says and its tables do not; the manifest keeps it."""
+
 
 class Rebuilt(NamedTuple):
     """How a release compares with the one that its responses and recipe give."""
@@ -31,6 +34,8 @@ class Rebuilt(NamedTuple):
 
 def rebuild(target: str, folder: Path, *, token: str | None = None) -> Path:
     """Write a build folder from a release's responses, recipe and ledger, and pair and stage it anew; no model runs.
+
+    Fitted calibration maps and findings are the ones that the manifest records.
 
     Raises:
         UserError: the target is no release, or the folder is not empty.
@@ -78,7 +83,10 @@ def _rebuild(opened: Opened, folder: Path) -> Path:
             run.write_shard(folder / name / f"{number:05d}.parquet", table)
     dropped = ledger.join(scored, on=["source", "source_row"], how="anti")
     run.write_shard(folder / "dropped" / "00000.parquet", _arrow(dropped, schema.LEDGER))
-    flow.pair_and_stage(settings, folder, maps.recorded(opened.facts))
+    staged = flow.staged_pairs(run.read(folder, "scored"), settings, maps.recorded(opened.facts))
+    flow.write_staged(folder, staged)
+    summary = {key: opened.facts[key] for key in SUMMARY if key in opened.facts}
+    run.write_file(folder / "build.json", _json({**summary, "thresholds": staged.thresholds._asdict()}))
     return folder
 
 
