@@ -23,6 +23,7 @@ from udasa.release import MANIFEST, Opened, open_release
 
 FORMAT = 1
 """The form of manifest.json that this version reads."""
+_UNSCORED = ["duplicate-prompt", "near-duplicate-prompt", "context-too-long", "engine-error"]
 EXAMPLES = 5
 """Ids that a problem names at most."""
 
@@ -201,7 +202,7 @@ def _ledger(t: Tables) -> Found:
     if any(frame.height for frame in others):
         ids = [i for frame in others for i in _ids(frame)]
         yield f"{len(ids)} prompts are paired in the ledger or in the pairs, but not in both", ids
-    kept = t.ledger.filter(~pl.col("outcome").is_in(["duplicate-prompt", "near-duplicate-prompt"]))
+    kept = t.ledger.filter(~pl.col("outcome").is_in(_UNSCORED))
     lost = [
         *_ids(kept.join(t.scored, on="prompt_id", how="anti")),
         *_ids(t.scored.join(kept, on="prompt_id", how="anti")),

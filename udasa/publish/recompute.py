@@ -81,6 +81,7 @@ def _rebuild(opened: Opened, folder: Path) -> Path:
         unscored = _arrow(_unscored(pl.DataFrame(pl.from_arrow(rows))), schema.RESPONSES)
         for name, table in (("prompts", rows.select(schema.PROMPTS.names)), ("responses", unscored), ("scored", rows)):
             run.write_shard(folder / name / f"{number:05d}.parquet", table)
+    # A prompt that got no responses is not published: its line of the ledger joins those of the dropped rows.
     dropped = ledger.join(scored, on=["source", "source_row"], how="anti")
     run.write_shard(folder / "dropped" / "00000.parquet", _arrow(dropped, schema.LEDGER))
     staged = flow.staged_pairs(run.read(folder, "scored"), settings, maps.recorded(opened.facts))
@@ -94,8 +95,8 @@ def _unscored(scored: pl.DataFrame) -> pl.DataFrame:
     """Take the scores off: a responses table; what was scored has not failed."""
     fields = [field.name for field in schema.RESPONSES.field("responses").type.value_type]
     plain = pl.col("responses").list.eval(pl.struct(pl.element().struct.field(name) for name in fields))
-    failed = {name: pl.lit(None, dtype=pl.String) for name in ("failure", "failure_detail")}
-    return scored.with_columns(plain, **failed).select(schema.RESPONSES.names)
+    none = pl.lit(None, dtype=pl.String)
+    return scored.with_columns(plain, failure=none, failure_detail=none).select(schema.RESPONSES.names)
 
 
 def _arrow(rows: pl.DataFrame, kind: pa.Schema) -> pa.Table:
