@@ -24,6 +24,11 @@ def whole(build, tmp_path_factory):
     return released(build, tmp_path_factory.mktemp("recompute") / "release")
 
 
+def published(build):
+    """A build's files but what the models were asked on the way, which no release holds."""
+    return {name: data for name, data in contents(build).items() if name not in ("planted.json", "answers.sqlite")}
+
+
 def test_a_release_comes_out_byte_for_byte(whole):
     found = rebuild_differs(str(whole))
     tables = {path for path in contents(whole) if path.endswith(".parquet")}
@@ -33,7 +38,7 @@ def test_a_release_comes_out_byte_for_byte(whole):
 def test_a_rebuilt_build_is_the_build(build, whole, tmp_path):
     """Every shard has the bytes it had, so the build can be restaged, published and gone on with."""
     again = contents(rebuild(str(whole), tmp_path / "again"))
-    assert again == contents(build)
+    assert again == published(build)
 
 
 def test_a_build_with_duplicates_comes_out_too(tmp_path):
@@ -46,7 +51,7 @@ def test_a_build_with_duplicates_comes_out_too(tmp_path):
     release = released(source, tmp_path / "release")
     assert json.loads((release / "manifest.json").read_text())["ledger"].keys() > {"duplicate-prompt"}
     assert rebuild_differs(str(release)).differ == []
-    assert contents(rebuild(str(release), tmp_path / "again")) == contents(source)
+    assert contents(rebuild(str(release), tmp_path / "again")) == published(source)
 
 
 def test_what_does_not_follow_from_the_responses_is_named(whole, tmp_path):
