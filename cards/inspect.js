@@ -302,8 +302,8 @@
       ...(pair.findings.length ? [el("p", { class: "note" }, "An example of: " + pair.findings.join(", "))] : []),
       ...(pair.change ? [el("p", { class: "note" }, `Against the older version: ${pair.change}`)] : []),
       el("h4", {}, "Prompt"),
-      ...pair.prompt.map(([role, text, length]) => pair.prompt.length > 1
-        ? el("div", {}, el("span", { class: "role" }, role), box(`Prompt, ${role}`, text, length)) : box("Prompt", text, length)),
+      ...pair.prompt.map(([who, text, length]) => pair.prompt.length > 1
+        ? el("div", {}, el("span", { class: "role" }, who), box(`Prompt, ${who}`, text, length)) : box("Prompt", text, length)),
       el("div", { class: "sides" }, side(pair.chosen, "Chosen"), side(pair.rejected, "Rejected")),
       ...comparison(pair),
       el("h3", {}, "All answers"),
