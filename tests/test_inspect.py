@@ -77,7 +77,7 @@ def test_the_page_holds_every_pair_with_all_its_answers() -> None:
     held = {pair["id"]: pair for pair in data["pairs"]}
     assert held.keys() == set(made_pairs()["prompt_id"])
     columns = [name for name, _, _ in data["scores"]]
-    assert set(columns) == {*schema.SCORES, "u"}
+    assert set(columns) == {*schema.SCORES, *schema.ESTIMATES, "u"}
     for pair in made_pairs().iter_rows(named=True):
         row = held[pair["prompt_id"]]
         assert [row["stage"], row["gap"]] == [pair["stage"], round(pair["gap"], 4)]
@@ -225,7 +225,9 @@ def test_a_build_and_its_release_make_one_page(tmp_path: Path) -> None:
     build = built(tmp_path / "build")
     publish.publish(build, str(tmp_path / "release"), version="1.0.0")
     first, second = (inspect.open_target(str(tmp_path / name)) for name in ("build", "release"))
-    assert first.manifest | {"version": "1.0.0"} == second.manifest | {"files": first.manifest["files"]}
+    own = ("version", "repository", "card", "croissant")
+    theirs, mine = ({k: v for k, v in t.manifest.items() if k not in own} for t in (first, second))
+    assert theirs == mine
     for one, two in ((first.pairs, second.pairs), (first.responses, second.responses)):
         assert one.sort("prompt_id").equals(two.sort("prompt_id"))
     output = tmp_path / "page.html"
@@ -447,7 +449,7 @@ def test_twenty_thousand_pairs_make_a_page_that_opens(tab: Browser, tmp_path: Pa
     assert len(page.encode()) < 12_000_000
     show(tab, page, tmp_path)
     held = int(count(tab).removesuffix(" pairs").replace(",", ""))
-    assert 3_000 < held < 20_016
+    assert 2_000 < held < 20_016
     assert f"{held:,} of 20,016 pairs" in tab.run("document.getElementById('pairs').textContent")
     assert tab.run("document.querySelectorAll('#list li').length") == 50
     tab.run("document.getElementById('next').click()")

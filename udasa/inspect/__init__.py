@@ -50,7 +50,7 @@ def render_page(target: Target, against: Target | None = None, budget: int = BUD
         "pairs": list(shown(held, answers, context)),
         "num_main": len(report.SCORES),
         "scores": [[name, report.words(name), report.unit(name)] for name in (*report.SCORES, *OTHER_SCORES)],
-        "principles": [p["id"] for p in manifest["recipe"].get("judging", {}).get("constitution", ())],
+        "principles": [figures.visible(p["id"]) for p in manifest["recipe"].get("judging", {}).get("constitution", ())],
         "thresholds": manifest["thresholds"],
         "risk_ceiling": context.pairing.risk_ceiling,
         "charts": _charts(target, answers, against),

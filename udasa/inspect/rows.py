@@ -88,7 +88,7 @@ def _row(pair: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], context:
         "answers": [_answer(a, _standing(a, pair, context.pairing)) for a in ranked],
         "chosen": chosen,
         "rejected": rejected,
-        "findings": [name for name, examples in context.findings.items() if known & examples],
+        "findings": [visible(name) for name, examples in context.findings.items() if known & examples],
         "change": context.changes.get(pair["prompt_id"], ""),
     }
 
