@@ -36,7 +36,7 @@ BENCHMARKS: Mapping[tuple[str, str], Benchmark] = {
 def eval_results(results: Sequence[Difference]) -> dict[str, str]:
     """Return the files to put beside the card, by path: one for each result that is a benchmark's own; in per cent."""
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-    from huggingface_hub.utils import yaml_dump
+    from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]
 
     files = {}
     for result in results:

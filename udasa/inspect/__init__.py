@@ -72,7 +72,7 @@ def _page(
 
     shelf = resources.shelf("cards")
     css = "".join((shelf / name).read_text(encoding="utf-8") for name in ("report.css", "inspect.css"))
-    library: str = vl_convert.javascript_bundle(None)
+    library: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     script = (shelf / "inspect.js").read_text(encoding="utf-8")
     ledger = target.ledger
     dropped = ledger.filter(pl.col("outcome") != "paired")
