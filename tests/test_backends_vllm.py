@@ -104,7 +104,7 @@ def test_p_true_is_asked_of_the_judges_own_engine(engine):
     def answers(chat, settings):
         assert "Is what the reply states true?" in chat[0]["content"]
         true_first = "True or False" in chat[0]["content"]
-        candidates = {1: (" True", 0.6 if true_first else 0.3), 2: ("False", 0.2), 3: ("Yes", 0.1)}
+        candidates = {1: ("True", 0.6 if true_first else 0.3), 2: ("False", 0.2), 3: ("Yes", 0.1)}
         top = {i: SimpleNamespace(decoded_token=t, logprob=math.log(p)) for i, (t, p) in candidates.items()}
         return SimpleNamespace(outputs=[SimpleNamespace(logprobs=[top])])
 
