@@ -1,6 +1,6 @@
 """Time udasa against its peers on one workload, side by side, and print the table of docs/performance.md.
 
-python benchmarks/run.py --cache FOLDER [--prompts 100] [--chunks 4] [--threads 1] [--contender NAME ...]
+python benchmarks/run.py --cache FOLDER [--prompts 100] [--chunks 2] [--threads 2] [--contender NAME ...]
 
 Each contender lives in a process of its own. The workload is cut into chunks, and all contenders score a chunk before
 any goes on to the next, in an order that rotates: a slow spell of the machine hits all alike. CPU seconds are the
@@ -173,7 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time udasa against its peers.")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "udasa" / "benchmarks")
     parser.add_argument("--prompts", type=int, default=100)
-    parser.add_argument("--chunks", type=int, default=4, help="parts between which contenders alternate")
+    parser.add_argument("--chunks", type=int, default=2, help="parts between which contenders alternate")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--contender", action="append", help="only these; by default all")
     arguments = parser.parse_args()
