@@ -53,7 +53,7 @@ def mean(values: Floats) -> float:
     return float(values.mean())
 
 
-def estimate(statistic: Callable[..., float], groups: NDArray[Any], *arrays: Floats) -> Estimate:
+def estimate(statistic: Callable[..., float], groups: NDArray[Any], *arrays: NDArray[Any]) -> Estimate:
     """Return a statistic of row-wise arrays with its interval; a draw in which it is not defined is left out."""
     value = statistic(*arrays)
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]

@@ -140,8 +140,8 @@ def _gaps(
         for dimension in measures
     }
     shares = {dimension: shapes[dimension](values) for dimension, values in raw.items()}
-    total = sum(weights[d] * ~np.isnan(values) for d, values in shares.items())
-    u = sum(weights[d] * np.nan_to_num(values) for d, values in shares.items()) / total
+    total = np.sum([weights[d] * ~np.isnan(values) for d, values in shares.items()], axis=0)
+    u = np.sum([weights[d] * np.nan_to_num(values) for d, values in shares.items()], axis=0) / total
     gaps: Floats = u[:, :, 1] - u[:, :, 0]
     return gaps
 
@@ -165,4 +165,5 @@ def _resampled(block: _Block, times: Floats, column: str) -> Floats:
     weighted = np.einsum("nrk,nsk->nrs", times, counts * np.nan_to_num(said))
     total = np.einsum("nrk,nsk->nrs", times, counts)
     mean = np.divide(weighted, total, out=np.full_like(weighted, np.nan), where=total > 0)
-    return np.clip(1.0 - mean, 0.0, 1.0)
+    uncertainty: Floats = np.clip(1.0 - mean, 0.0, 1.0)
+    return uncertainty

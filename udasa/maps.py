@@ -5,7 +5,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -182,7 +182,11 @@ def fit_file(path: Path, label: str, columns: Collection[str] = (), groups: str 
     Raises:
         UserError: the file cannot be read, or its labels or values do not fit.
     """
-    readers = {".jsonl": pl.read_ndjson, ".csv": pl.read_csv, ".parquet": pl.read_parquet}
+    readers: Mapping[str, Callable[[Path], pl.DataFrame]] = {
+        ".jsonl": pl.read_ndjson,
+        ".csv": pl.read_csv,
+        ".parquet": pl.read_parquet,
+    }
     if path.suffix not in readers or not path.is_file():
         raise UserError(f"Expected labelled rows in a .jsonl, .csv or .parquet file, found no such file at {path}.")
     try:
@@ -252,7 +256,7 @@ def _check(data: pl.DataFrame, label: str, columns: Collection[str], groups: str
     if not labels.is_between(0, 1).all():
         raise UserError(
             f"Labels must be 0 (no failure), 1 (failure) or a rate between; '{label}' of {name} goes from "
-            f"{labels.min()} to {labels.max()}."
+            f"{labels.min()!r} to {labels.max()!r}."
         )
 
 

@@ -102,7 +102,7 @@ def compare(texts: Sequence[Sequence[str]], entailer: Entailer, memory: Memory |
     asked is not asked again. For semantic entropy alone `udasa.waves.semantic_entropies` asks less. To let the
     entailer see a question, put it before each of its texts.
     """
-    questions = {pair for some in texts for pair in product(set(some), repeat=2)}
+    questions = {(premise, hypothesis) for some in texts for premise, hypothesis in product(set(some), repeat=2)}
     ask = Asker(entailer, memory, reuse="pair").ask(questions)
     return [ask(some, some) for some in texts]
 

@@ -146,7 +146,7 @@ def hub_errors(repo: str, doing: Literal["read", "write"], done: str = _NOTHING)
     Raises:
         UserError: in place of the clients' errors.
     """
-    from huggingface_hub.utils import httpx
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     log_in = _LOG_IN.format("read it" if doing == "read" else "write there")
     after = "" if doing == "read" else f"; {done}"

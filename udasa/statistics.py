@@ -135,7 +135,8 @@ def _weighted_spearman(groups: Sequence[NDArray[np.intp]], weights: Floats) -> F
     out = np.full(len(weights), np.nan)
     some = spread > 0
     out[some] = (weights * a * b).sum(axis=1)[some] / np.sqrt(spread[some])
-    return np.clip(out, -1.0, 1.0)
+    correlations: Floats = np.clip(out, -1.0, 1.0)
+    return correlations
 
 
 def _mean_ranks(group: NDArray[np.intp], weights: Floats) -> Floats:

@@ -71,13 +71,15 @@ def consistency(build: Path, output: Path, seed: int = 1, progress: Progress = s
     again = second_settings(settings, seed)
     for name, arm in (("first", settings), ("second", again)):
         _prepare(output / name, build, arm, seed if name == "second" else None)
-        steps = flow.steps(arm, output / name / flow.ANSWERS)
+        steps = flow.steps(arm, output / name)
         source, step = next(one for one in steps if one[1].name == "scored")
         run.run_local(output / name, source, step, _named(progress, f"score {name}"))
     first, second = (run.read(output / name, "scored") for name in ("first", "second"))
     fitted = maps.load(settings.calibration, settings.measures, settings.weights)
     again_is = "The models ran again: prompts and responses in another order, batches half as large, another seed."
-    arms = [("rescored", again_is, (*schema.SCORES, *PROMPT_NUMBERS), second, again)]
+    arms: list[tuple[str, str, tuple[str, ...], pa.Table, Recipe]] = [
+        ("rescored", again_is, (*schema.SCORES, *PROMPT_NUMBERS), second, again)
+    ]
     fewer_is = "Of every response, one other response, drawn for it, is not heard."
     columns: tuple[str, ...] = ("semantic_uncertainty", "factual_uncertainty")
     arms.append(("one-response-fewer", fewer_is, columns, _fewer_responses(first, seed), settings))

@@ -67,8 +67,8 @@ def make_truth_judge(spec: ModelSpec, share: Judge | None) -> Judge:
     """Return the judge that answers true or false, on the weights of `share` if it is a language model."""
     from udasa.backends_hf.judge import HFJudge
 
-    loaded = (share.model, share.tokenizer) if isinstance(share, HFJudge) else load_causal_lm(spec)
-    return HFJudge(*loaded, (TRUTH,), spec.batch_tokens, TRUTH_OPTIONS)
+    model, tokenizer = (share.model, share.tokenizer) if isinstance(share, HFJudge) else load_causal_lm(spec)
+    return HFJudge(model, tokenizer, (TRUTH,), spec.batch_tokens, TRUTH_OPTIONS)
 
 
 def make_trained_judge(spec: ModelSpec) -> Judge:

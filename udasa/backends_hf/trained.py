@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from udasa.backends import MEMBERS, Exchange, Floats, ModelSpec, Report, ignore
@@ -127,7 +128,8 @@ class Head:
 def squared_distances(left: Floats, right: Floats) -> Floats:
     """Return the squared Euclidean distances, shape (left, right)."""
     squares = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None]
-    return np.maximum(0.0, squares - 2.0 * left @ right.T)
+    distances: Floats = np.maximum(0.0, squares - 2.0 * left @ right.T)
+    return distances
 
 
 def sigmoid(x: Floats) -> Floats:
@@ -159,7 +161,7 @@ def dump(head: Head, spec: ModelSpec, digest: str) -> bytes:
     """Return the head as safetensors, with its encoder in the header: the same head gives the same bytes."""
     from safetensors.numpy import save
 
-    tensors = {
+    tensors: dict[str, NDArray[Any]] = {
         "support": head.support.astype(np.float32),
         "scale": head.scale,
         "dual": head.dual,

@@ -143,7 +143,9 @@ def _write(path: Path, rows: pl.DataFrame, kind: pa.Schema) -> None:
 
 def _write_figures(manifest: Mapping[str, Any], pairs: pl.DataFrame, scored: pl.DataFrame, into: Path) -> None:
     """Draw the card's figures."""
-    drawn = {
+    import altair as alt
+
+    drawn: dict[str, alt.TopLevelMixin] = {
         "uncertainties": figures.uncertainty_chart(scored),
         "gap": figures.gap_chart(pairs, manifest["thresholds"]),
         "stages": figures.stage_chart(manifest["tasks"]),

@@ -82,7 +82,7 @@ def _commit(api: HfApi, files: Path, repo: str, kind: Kind, message: str) -> str
     tree = _tree(api, repo, kind, head)
     stale = [path for path in sorted(tree) if path not in ours and owned(path, list(ours))]
     for _ in range(ATTEMPTS):
-        operations = [
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
             *(CommitOperationAdd(path, local) for path, local in ours.items()),
             *(CommitOperationDelete(path, is_folder=False) for path in stale),
         ]

@@ -56,7 +56,7 @@ def rebuild_differs(target: str, *, token: str | None = None) -> Rebuilt:
     with tempfile.TemporaryDirectory() as temporary:
         build = open_data(str(_rebuild(opened, Path(temporary) / "build")))
         made = Path(temporary) / "release"
-        write_tables(opened.recipe, *(build.frame(name) for name in ("pairs", "scored", "ledger")), made)  # type: ignore[arg-type]
+        write_tables(opened.recipe, build.frame("pairs"), build.frame("scored"), build.frame("ledger"), made)
         tables = [{p.relative_to(f).as_posix(): sha256(p) for p in _tables(f)} for f in (opened.folder, made)]
     names = sorted(tables[0].keys() | tables[1].keys())
     differ = [name for name in names if tables[0].get(name) != tables[1].get(name)]
