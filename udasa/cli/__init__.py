@@ -13,6 +13,13 @@ from udasa.errors import LimitError, MissingExtraError, UserError
 
 __all__ = ["app", "audit", "build", "evaluate", "inspect", "judge", "lint", "main", "release", "train"]
 
+_ORDER = (
+    "demo", "build", "restage", "calibrate", "lint", "inspect", "publish", "verify", "diff", "rebuild", "card", "train",
+    "eval", "compare", "where",
+)  # fmt: skip
+"""The commands as `udasa --help` lists them: along the flow."""
+app.registered_commands.sort(key=lambda command: _ORDER.index(command.name or command.callback.__name__))
+
 
 def main() -> None:
     """Run the command line; exit 2 on the user's mistakes, 1 on a failure of the machine or of a limit."""
