@@ -208,10 +208,10 @@ def test_no_change_among_few_answers_is_not_certainly_no_change(perfect):
     ],
 )
 def test_paired_interval(deltas, low, high):
-    found = results.paired_interval(deltas)
+    found = statistics.paired_interval(deltas)
     assert low is None or found[0] == pytest.approx(low, abs=1e-6)
     assert high is None or found[1] == pytest.approx(high, abs=1e-6)
-    mirrored = results.paired_interval([-d for d in deltas])
+    mirrored = statistics.paired_interval([-d for d in deltas])
     assert mirrored == pytest.approx((-found[1], -found[0]))
 
 
