@@ -32,8 +32,8 @@ def on_ray(tmp_path_factory):
 
 
 def contents(folder):
-    """Path -> sha256 of every file of a build but the recipe's workers."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "recipe.json")
+    """Path -> sha256 of every file of a build but the recipe's workers, and what is not published."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("recipe.json", *flow.LOCAL))
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 

@@ -74,9 +74,9 @@ def sampled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Everything in a folder but the remembered answers, whose pages hang on how often a run was killed."""
+    """Everything in a folder but what hangs on how often a run was killed: the remembered answers, and the log."""
     found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in found.items() if name != flow.ANSWERS}
+    return {name: path.read_bytes() for name, path in found.items() if name not in flow.LOCAL}
 
 
 def table(folder: Path, name: str) -> list[dict[str, Any]]:

@@ -65,7 +65,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[int]
 
 def files(folder: Path) -> dict[str, bytes]:
     """Every file but the memory of answers, which keeps those to the planted questions too."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != "answers.sqlite")
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in flow.LOCAL)
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 

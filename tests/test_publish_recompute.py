@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from tests.builds import built, recipe
 from tests.releases import contents, edit, first, released
-from udasa import schema
+from udasa import flow, schema
 from udasa.cli import app
 from udasa.errors import UserError
 from udasa.publish import rebuild, rebuild_differs
@@ -26,7 +26,7 @@ def whole(build, tmp_path_factory):
 
 def published(build):
     """A build's files but what the models were asked on the way, which no release holds."""
-    return {name: data for name, data in contents(build).items() if name not in ("planted.json", "answers.sqlite")}
+    return {name: data for name, data in contents(build).items() if name not in ("planted.json", *flow.LOCAL)}
 
 
 def test_a_release_comes_out_byte_for_byte(whole):

@@ -5,6 +5,7 @@ same function as in a local run, so the bytes do not depend on the runner, the n
 Data keeps the actors busy, and gives the shard of one that dies to another.
 """
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,12 @@ def run_ray(folder: Path, source: str, step: Step, workers: Workers, progress: P
     count = min(workers.count, len(todo))
     _check(count, workers)
     with progress(step.name, sum(run.num_rows(shard) for shard in todo)) as report:
+        started = time.perf_counter()
         for row in _done([shard.name for shard in todo], folder.absolute(), source, step, count, workers):
             report(row["rows"])
-            step.check()
+            ended = time.perf_counter()
+            step.check(run.Done(step.name, str(row["item"]), int(row["rows"]), ended - started, 0.0))
+            started = ended
 
 
 def _done(names: Sequence[str], folder: Path, source: str, step: Step, count: int, workers: Workers) -> Any:

@@ -1,13 +1,15 @@
 """The build on one page: sources -> prompts -> responses -> scored -> pairs, in a folder that can be resumed.
 
 <folder>/recipe.json  models.json  planted.json  prompts/  dropped/  responses/  scored/  answers.sqlite  pairs/
-         ledger/  build.json (written last)
+         ledger/  build.json (written last);  log.jsonl: what it cost
 """
 
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +17,7 @@ from typing import Any, Literal
 import polars as pl
 import pyarrow as pa
 
-from udasa import __version__, calibrate, cluster, gaps, lint, maps, pairs, prompts, recipe, run, schema, stages
+from udasa import __version__, calibrate, cluster, gaps, lint, log, maps, pairs, prompts, recipe, run, schema, stages
 from udasa.backends import (
     Judge,
     identity,
@@ -40,6 +42,8 @@ PACKAGES = ("datasets", "huggingface-hub", "polars", "pyarrow", "torch", "transf
 
 ANSWERS = "answers.sqlite"
 """The file of a build that remembers entailment answers; it is not published, and may be deleted."""
+LOCAL = (ANSWERS, log.LOG, log.PLAN)
+"""Files of a build that are not published, and on which no row hangs."""
 RESTAGED = ("weights", "measures", "calibration", "pairing", "staging", "lint", "training", "name", "license")
 """The recipe's fields that take effect after scoring: `restage` may change them."""
 
@@ -54,6 +58,8 @@ def build(
     answers: Path | None = None,
     runner: Runner = "local",
     ray_address: str | None = None,
+    budget: log.Budget | None = None,
+    watch: Callable[[log.Line], None] = lambda _: None,
 ) -> Path:
     """Build a data set into `folder`, or go on with the build that is there; returns the folder.
 
@@ -64,25 +70,96 @@ def build(
         answers: the file of remembered entailment answers; by default one inside the folder, which holds its own only.
         runner: where the steps run.
         ray_address: the cluster to join; None: Ray on this machine alone.
+        budget: what the whole build may cost, the runs before this one included; it is looked at after every shard.
+        watch: called with every line of the log as it is written.
 
     Raises:
+        BudgetError: the budget is used up and shards are left; the same call goes on with a larger one.
         UserError: the folder holds another recipe's build, or the recipe's sources or models do not fit.
         LimitError: a planted question is answered too badly to begin, or the audit fails; what is done is kept.
     """
     claim(folder, settings)
     if not is_finished(settings, folder):
         pin_models(settings, folder)
-        collect_prompts(settings, folder)
-        check(settings, folder)
+        with timed(folder, "prompts", watch):
+            collect_prompts(settings, folder)
+        with timed(folder, "check", watch):
+            check(settings, folder)
+        adopt(folder)
         if runner == "ray":
             cluster.connect(ray_address)
-        for source, step in steps(settings, folder, answers):
+        for source, plain in steps(settings, folder, answers):
+            step = logged(folder, plain, budget, watch)
+            stop_at(budget, folder)
             if runner == "ray":
                 cluster.run_ray(folder, source, step, settings.workers, progress)
             else:
                 run_local(folder, source, step, progress)
-        pair_and_stage(settings, folder)
+        with timed(folder, "pairs", watch):
+            pair_and_stage(settings, folder)
     return folder
+
+
+@contextmanager
+def timed(folder: Path, name: str, watch: Callable[[log.Line], None] = lambda _: None) -> Iterator[None]:
+    """Log the wall time of what has no shards; its rows are the build's prompts."""
+    started = time.perf_counter()
+    yield
+    rows = sum(run.num_rows(shard) for shard in run.shard_paths(folder, "prompts"))
+    seconds = time.perf_counter() - started
+    line = log.Line(step=name, shard=None, rows=rows, seconds=seconds, load_seconds=0.0, tokens=0)
+    log.append(folder, line)
+    watch(line)
+
+
+def logged(
+    folder: Path, step: Step, budget: log.Budget | None = None, watch: Callable[[log.Line], None] = lambda _: None
+) -> Step:
+    """Return the step with a line in the log after every shard, and with the budget's check after its own."""
+
+    def check(done: run.Done) -> None:
+        line = log.Line(**done._asdict(), tokens=response_tokens(folder, done.step, done.shard))
+        log.append(folder, line)
+        watch(line)
+        step.check(done)
+        stop_at(budget, folder)
+
+    return step._replace(check=check)
+
+
+def response_tokens(folder: Path, step: str, shard: str) -> int:
+    """Return the tokens that a shard's sampling drew; 0 for any other step."""
+    if step != "responses":
+        return 0
+    rows = run.read_parquet(folder / step / shard, ["responses"])["responses"].to_pylist()
+    return sum(response["num_tokens"] for row in rows for response in row)
+
+
+def adopt(folder: Path) -> None:
+    """Log the finished shards of which a killed run wrote no line; their time is not known."""
+    known = {(line.step, line.shard) for line in log.read(folder)}
+    for step in ("responses", "scored"):
+        for path in run.shard_paths(folder, step):
+            if (step, path.name) not in known:
+                rows, tokens = run.num_rows(path), response_tokens(folder, step, path.name)
+                missed = log.Line(step=step, shard=path.name, rows=rows, seconds=None, load_seconds=0.0, tokens=tokens)
+                log.append(folder, missed)
+
+
+def stop_at(budget: log.Budget | None, folder: Path) -> None:
+    """Stop between shards if the budget is used up and any shard is left to sample or score.
+
+    Raises:
+        BudgetError: it is.
+    """
+    if budget is None or not run.unfinished_shards(folder, "prompts", "scored"):
+        return
+    spent = budget.spent(log.read(folder))
+    if spent >= budget.limit:
+        raise log.BudgetError(
+            f"Stopped at the budget of {budget.limit:g} {budget.unit}: the build has used {spent:.6g}. "
+            "What is done is kept; run the same command with a larger budget to go on."
+        )
 
 
 def is_finished(settings: Recipe, folder: Path) -> bool:
@@ -104,7 +181,7 @@ def steps(settings: Recipe, folder: Path, answers: Path | None = None) -> list[t
         memory = Memory(answers or folder / ANSWERS, fingerprint(entailment))
         return Scorer(entailer, judge, entailment.clustering, memory, entailment.context, truth)
 
-    def failures() -> None:
+    def failures(_: run.Done) -> None:
         check_failures(settings, folder)
 
     return [("prompts", Step("responses", sample, failures)), ("responses", Step("scored", score))]
@@ -120,7 +197,19 @@ def load_judges(settings: Recipe) -> tuple[Judge, Judge | None]:
 
 
 def claim(folder: Path, settings: Recipe) -> None:
-    """Take the folder for this recipe; settings of training, workers and the audit may differ: no row hangs on them.
+    """Take the folder for this recipe.
+
+    Raises:
+        UserError: another recipe's build is there, or something else is.
+    """
+    refuse_other(folder, settings)
+    for leftover in folder.rglob(run.UNFINISHED + "*"):
+        leftover.unlink()
+    run.write_file(folder / "recipe.json", recipe.to_json(settings).encode())
+
+
+def refuse_other(folder: Path, settings: Recipe) -> None:
+    """Refuse a folder that is another's; settings of training, workers and the audit may differ: no row hangs on them.
 
     Raises:
         UserError: another recipe's build is there (the fields that differ are named), or something else is.
@@ -135,11 +224,13 @@ def claim(folder: Path, settings: Recipe) -> None:
                 f"{folder} holds a build of another recipe; these fields differ: {'; '.join(changed)}. "
                 "Build into a new folder, or use the recipe that began this one."
             )
-    elif folder.exists() and (not folder.is_dir() or any(not run.is_unfinished(p) for p in folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
         raise UserError(f"{folder} is not empty and not a build (it has no recipe.json). Give a new or empty folder.")
-    for leftover in folder.rglob(run.UNFINISHED + "*"):
-        leftover.unlink()
-    run.write_file(path, recipe.to_json(settings).encode())
+
+
+def _is_foreign(path: Path) -> bool:
+    """Say whether a file in a folder without a recipe shows that the folder is no build to be."""
+    return not run.is_unfinished(path) and path.name != log.PLAN
 
 
 def pin_models(settings: Recipe, folder: Path) -> None:

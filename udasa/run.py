@@ -7,6 +7,7 @@ is written last in the same way. A run that is killed goes on where it stopped.
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -35,7 +36,19 @@ GROUP_BYTES = 100_000_000
 _MOST_ROWS = 1 << 20
 
 
-def nothing() -> None:
+class Done(NamedTuple):
+    """A shard that a step has just finished."""
+
+    step: str
+    shard: str
+    rows: int
+    seconds: float
+    """Wall time since the shard before it, or since the models were loaded."""
+    load_seconds: float
+    """Wall time of loading the models, if this is the first shard of a run; 0 on Ray: there it is in `seconds`."""
+
+
+def nothing(_: Done) -> None:
     """Check nothing."""
 
 
@@ -44,7 +57,7 @@ class Step(NamedTuple):
 
     name: str
     make: Callable[[], Apply]
-    check: Callable[[], None] = nothing
+    check: Callable[[Done], None] = nothing
     """Called by the runner after every shard; it may raise, to stop the build between shards."""
 
 
@@ -60,10 +73,14 @@ def run_local(folder: Path, source: str, step: Step, progress: Progress = silent
     if not todo:
         return
     with progress(step.name, sum(num_rows(shard) for shard in todo)) as report:
+        started = time.perf_counter()
         apply = step.make()
+        loaded = time.perf_counter()
         for shard in todo:
-            work(folder, source, step.name, apply, shard.name, report)
-            step.check()
+            rows = work(folder, source, step.name, apply, shard.name, report)
+            ended = time.perf_counter()
+            step.check(Done(step.name, shard.name, rows, ended - loaded, loaded - started))
+            started = loaded = time.perf_counter()
 
 
 def unfinished_shards(folder: Path, source: str, name: str) -> list[Path]:

@@ -10,24 +10,28 @@ from rich.markup import escape
 from udasa.cli import audit, build, evaluate, inspect, judge, lint, release, train
 from udasa.cli.terminal import app, err
 from udasa.errors import LimitError, MissingExtraError, UserError
+from udasa.log import BudgetError
 
 __all__ = ["app", "audit", "build", "evaluate", "inspect", "judge", "lint", "main", "release", "train"]
 
 _ORDER = (
-    "demo", "build", "restage", "calibrate", "lint", "inspect", "publish", "verify", "diff", "rebuild", "card", "train",
-    "eval", "compare", "where",
+    "demo", "plan", "build", "restage", "calibrate", "lint", "inspect", "publish", "verify", "diff", "rebuild", "card",
+    "train", "eval", "compare", "where",
 )  # fmt: skip
 """The commands as `udasa --help` lists them: along the flow."""
-app.registered_commands.sort(key=lambda command: _ORDER.index(command.name or command.callback.__name__))
+app.registered_commands.sort(key=lambda made: _ORDER.index(made.name or getattr(made.callback, "__name__", "")))
 
 
 def main() -> None:
-    """Run the command line; exit 2 on the user's mistakes, 1 on a failure of the machine or of a limit."""
+    """Run the command line; exit 2 on the user's mistakes, 1 if the machine or a limit fails, 3 at a budget."""
     logging.getLogger("udasa").addHandler(RichHandler(console=err, show_path=False, show_time=False, show_level=False))
     logging.getLogger("udasa").setLevel(logging.INFO)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL has no argument for it
     try:
         app()
+    except BudgetError as error:
+        err.print(escape(str(error)), soft_wrap=True, highlight=False)
+        sys.exit(3)
     except LimitError as error:
         _fail(str(error), 1)
     except (UserError, MissingExtraError) as error:

@@ -1,13 +1,17 @@
-"""Commands that make a build: demo, build, restage."""
+"""Commands that make a build: demo, plan, build, restage."""
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from udasa.cli.evaluate import print_comparison
+from udasa.cli.progress import Display, emit
 from udasa.cli.terminal import RecipeName, RecipeOption, app, bars, out, print_loading, quiet_libraries, table
+
+if TYPE_CHECKING:
+    from udasa.recipe import Recipe
 
 
 class RunnerName(Enum):
@@ -44,6 +48,57 @@ def demo(
 
 
 @app.command()
+def plan(
+    recipe: RecipeName,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Keep it here, where the build will be.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many prompts of each source.")] = None,
+    pilot: Annotated[int, typer.Option(min=2, help="Prompts of the pilot.")] = 16,
+    price_in: Annotated[float | None, typer.Option(min=0, help="Money per million prompt tokens.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, help="Money per million response tokens.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="What counts prompt tokens: a Hub id or a folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Predict what a build will cost, from a pilot of a few prompts; only sampling is priced."""
+    from udasa import flow
+    from udasa import plan as plans
+    from udasa.cli.lint import counter
+    from udasa.errors import UserError
+
+    quiet_libraries()
+    settings = _limited(recipe, limit)
+    if (price_in is None) != (price_out is None):
+        raise UserError("Give both --price-in and --price-out, or neither.")
+    prices = (
+        plans.Prices(prompt=price_in, response=price_out) if price_in is not None and price_out is not None else None
+    )
+    count: Any = counter(
+        tokenizer or (settings.policy.model if settings.policy.backend == "hf" else None), settings.policy
+    )
+    if output is not None:
+        flow.refuse_other(output, settings)
+    found = plans.plan(settings, pilot, count, prices, Display(as_json).progress)
+    if output is not None:
+        plans.keep(found, output)
+    if as_json:
+        print(plans.to_json(found), end="")
+        return
+    failed = f", {found.failed} of them without responses" if found.failed else ""
+    shown = table(
+        "quantity",
+        "predicted",
+        "95 % interval",
+        "unit",
+        "n",
+        title=f"Plan ({found.prompts} prompts, from a pilot of {found.pilot}{failed})",
+    )
+    for p in found.predictions:
+        shown.add_row(p.name, f"{p.value:,.6g}", f"{p.low:,.6g} to {p.high:,.6g}", p.unit, str(p.n))
+    out.print(shown)
+
+
+@app.command()
 def build(
     recipe: RecipeName,
     output: Annotated[Path, typer.Option("--output", "-o", help="Build folder; a build that was stopped goes on.")],
@@ -54,22 +109,48 @@ def build(
     runner: Annotated[RunnerName, typer.Option(help="Where the steps that hold models run.")] = RunnerName.local,
     ray_address: Annotated[str | None, typer.Option(help="A Ray cluster to join (host:port or auto).")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Sample shards again in which an engine gave no answer.")] = False,
+    max_budget: Annotated[
+        str | None, typer.Option(help="Stop when the whole build has used 30m, 500000tokens or 12.50money; exit 3.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a shard, and a summary.")] = False,
 ) -> None:
     """Build staged pairs: prompts, responses, uncertainties, pairs, stages."""
-    import dataclasses
-
-    from udasa import flow
-    from udasa.recipe import load
+    from udasa import flow, log
+    from udasa import plan as plans
 
     quiet_libraries()
-    settings = load(recipe)
-    if limit is not None:
-        sources = (dataclasses.replace(s, limit=min(limit, s.limit or limit)) for s in settings.sources)
-        settings = dataclasses.replace(settings, sources=tuple(sources))
+    settings = _limited(recipe, limit)
+    planned = plans.stored(output, settings)
+    budget = log.parse_budget(max_budget, planned.rates if planned else None) if max_budget else None
     if retry_failed:
         flow.forget_failures(output)
-    flow.build(settings, output, bars, answers, runner.value, ray_address)
+    display = Display(as_json)
+    flow.build(settings, output, display.progress, answers, runner.value, ray_address, budget, display.watch)
+    actual = plans.actual(output)
+    if as_json:
+        emit(build=str(output), actual=actual)
+        return
     _print_ledger(output)
+    if planned:
+        shown = table("quantity", "predicted", "95 % interval", "actual", "unit", title="Predicted and actual")
+        for p in planned.predictions:
+            if p.name in actual:
+                interval = f"{p.low:,.6g} to {p.high:,.6g}"
+                shown.add_row(p.name, f"{p.value:,.6g}", interval, f"{actual[p.name]:,.6g}", p.unit)
+        out.print(shown)
+
+
+def _limited(recipe: str, limit: int | None) -> "Recipe":
+    """Load a recipe, with at most `limit` prompts of each source."""
+    import dataclasses
+
+    from udasa.recipe import load
+
+    settings = load(recipe)
+    if limit is None:
+        return settings
+    sources = (dataclasses.replace(s, limit=min(limit, s.limit or limit)) for s in settings.sources)
+    return dataclasses.replace(settings, sources=tuple(sources))
 
 
 @app.command()

@@ -50,17 +50,17 @@ def find(target: str, eval_data: Sequence[str], tokenizer: str | None) -> "list[
         text = (folder / "recipe.json").read_text(encoding="utf-8")
         settings = recipe.from_json(text, origin=str(folder / "recipe.json"))
         evaluation = audit.read_evaluation([*settings.lint.evaluation, *eval_data])
-        return audit.audit_build(settings, folder, evaluation, _counter(tokenizer, settings.policy))
+        return audit.audit_build(settings, folder, evaluation, counter(tokenizer, settings.policy))
     opened = open_release(target)
     settings = opened.recipe
     evaluation = audit.read_evaluation([*settings.lint.evaluation, *eval_data])
     pairs, scored, ledger = opened.frame("pairs"), opened.frame("scored"), opened.frame("ledger")
-    findings = audit.lint(pairs, scored, ledger, settings, evaluation, _counter(tokenizer, settings.policy))
+    findings = audit.lint(pairs, scored, ledger, settings, evaluation, counter(tokenizer, settings.policy))
     stored = planted.stored_findings(opened.facts.get("findings", []))
     return sorted([*findings, *stored], key=lambda finding: finding.name)
 
 
-def _counter(model: str | None, policy: "ModelSpec") -> "CountTokens | None":
+def counter(model: str | None, policy: "ModelSpec") -> "CountTokens | None":
     """Return what counts tokens as the trainer does: the chat template over prompt and reply.
 
     The recipe's policy is found as a build finds it, at its revision or in its package.

@@ -1,14 +1,25 @@
 """The app, its two consoles, and what every command prints with."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from udasa.backends import Report
@@ -26,13 +37,37 @@ RecipeName = Annotated[str, typer.Argument(help="A recipe's name, or the path of
 RecipeOption = Annotated[str, typer.Option("--recipe", help="The recipe with the policy and its settings.")]
 
 
+class Rate(ProgressColumn):
+    """Items a second, and what else the caller says."""
+
+    def __init__(self, more: Callable[[], str]) -> None:
+        super().__init__()
+        self.more = more
+
+    def render(self, task: Task) -> Text:
+        """Return the rate, or a dash before the first item."""
+        speed = task.finished_speed or task.speed
+        return Text(" ".join(("-" if speed is None else f"{speed:.1f}/s", self.more())).rstrip())
+
+
 @contextmanager
-def bars(name: str, total: int) -> Iterator["Report"]:
-    """Show one progress bar with elapsed time and ETA."""
+def bars(name: str, total: int, more: Callable[[], str] = str) -> Iterator["Report"]:
+    """Show one progress bar with rate and ETA; where there is no terminal, one plain line when it is finished.
+
+    `more`: what to say beside the rate.
+    """
+    if not err.is_terminal:
+        started = time.perf_counter()
+        yield lambda _: None
+        seconds = time.perf_counter() - started
+        text = f"{name}: {total} in {seconds:.1f} s ({total / max(seconds, 1e-9):.1f}/s) {more()}".rstrip()
+        err.print(text, markup=False, highlight=False, soft_wrap=True)
+        return
     columns = (
         TextColumn("{task.description:<22}"),
         BarColumn(),
         MofNCompleteColumn(),
+        Rate(more),
         TextColumn("elapsed"),
         TimeElapsedColumn(),
         TextColumn("left"),
