@@ -348,9 +348,12 @@ def test_the_recipe_names_the_clustering_rule(tmp_path: Path) -> None:
 
 
 class Embedder(Entailer):
-    """Embeds a text by its first letters."""
+    """Embeds a text by its first letters, and keeps what it was given."""
+
+    embedded: tuple[Sequence[str], ...] = ()
 
     def embed(self, texts: Sequence[str]) -> Floats:
+        self.embedded += (texts,)
         return np.array([[ord(c) % 7 for c in f"{text:4.4}"] for text in texts], dtype=np.float64)
 
 
@@ -358,6 +361,14 @@ def test_an_entailer_with_embeddings_gives_an_eigenscore() -> None:
     entailer = Embedder()
     row = score(texts("p", "A is.", "B is."), entailer=entailer)[0]
     assert row["eigenscore"] == pytest.approx(uncertainty.eigenscore(entailer.embed(["A is.", "B is."])))
+
+
+def test_every_distinct_response_of_a_shard_is_embedded_once() -> None:
+    entailer = Embedder()
+    first, second = score(texts("p", "A is.", "B is.", "A is."), texts("q", "C is.", "A is."), entailer=entailer)
+    assert entailer.embedded == (["A is.", "B is.", "C is."],)
+    assert second["eigenscore"] == pytest.approx(uncertainty.eigenscore(entailer.embed(["C is.", "A is."])))
+    assert first["eigenscore"] == pytest.approx(uncertainty.eigenscore(entailer.embed(["A is.", "B is.", "A is."])))
 
 
 # --- input that is not nice

@@ -68,8 +68,8 @@ class Scorer:
         ask = self._entailment(rows)
         acceptable = _judgements(self.judge, rows, report)
         true = _judgements(self.truth, rows, ignore) if self.truth else {}
-        embed = self.entailer.embed if isinstance(self.entailer, Embedder) else None
-        scored = [_score(row, self._about(row, ask), acceptable, true, embed, self.clustering) for row in rows]
+        vectors = self._embeddings(rows)
+        scored = [_score(row, self._about(row, ask), acceptable, true, vectors, self.clustering) for row in rows]
         return schema.conform(pa.Table.from_pylist(scored, schema.SCORED), schema.SCORED)
 
     def _entailment(self, rows: Iterable[Mapping[str, Any]]) -> Answers:
@@ -83,6 +83,13 @@ class Scorer:
                 for other in texts - {premise}:
                     questions.update((prefix + premise, prefix + hypothesis) for hypothesis in hypotheses[other])
         return self.asker.ask(questions)
+
+    def _embeddings(self, rows: Iterable[Mapping[str, Any]]) -> dict[str, Floats] | None:
+        """Embed every distinct response of the shard once; None if the entailer has no embeddings."""
+        if not isinstance(self.entailer, Embedder):
+            return None
+        texts = sorted({r["text"] for row in rows for r in row["responses"]})
+        return dict(zip(texts, self.entailer.embed(texts), strict=True)) if texts else {}
 
     def _about(self, row: Mapping[str, Any], answers: Answers) -> Answers:
         return answers.after(before(row["messages"], self.context))
@@ -105,7 +112,7 @@ def _score(
     ask: Answers,
     acceptable: Mapping[tuple[str, str], Floats],
     true: Mapping[tuple[str, str], Floats],
-    embed: Callable[[Sequence[str]], Floats] | None,
+    vectors: Mapping[str, Floats] | None,
     clustering: uncertainty.Rule,
 ) -> dict[str, Any]:
     """Return the row with every column of `scored`.
@@ -124,7 +131,7 @@ def _score(
     return {
         **row,
         **_prompt_estimates(sets, entailment, log_likelihood),
-        "eigenscore": uncertainty.eigenscore(embed(texts)) if embed else None,
+        "eigenscore": None if vectors is None else uncertainty.eigenscore(np.stack([vectors[t] for t in texts])),
         "responses": [
             {
                 **response,
