@@ -52,6 +52,10 @@ def test_build_publish_and_card(udasa, tmp_path):
     (tmp_path / "d" / "README.md").unlink()
     code, shown, _ = udasa("card", tmp_path / "d")
     assert code == 0 and "is a valid dataset card" in shown
+    assert udasa("verify", tmp_path / "d")[0] == 0
+    code, shown, _ = udasa("card", tmp_path / "d", "--repo", "org/other")
+    assert code == 0 and "org/other" in (tmp_path / "d" / "README.md").read_text()
+    assert udasa("verify", tmp_path / "d")[0] == 0
     (tmp_path / "d" / "README.md").write_text("no front matter")
     code, _, error = udasa("card", tmp_path / "d", "--check")
     assert code == 2 and error.startswith("error: ")

@@ -150,6 +150,7 @@ def card(
     """Render a card anew from its manifest or training facts, and validate it."""
     from udasa import cards, run
     from udasa.evaluate import compare as run_compare
+    from udasa.publish.assemble import stamp
 
     path = folder / "README.md"
     kind: Literal["dataset", "model"] = "dataset" if (folder / "manifest.json").is_file() else "model"
@@ -158,14 +159,13 @@ def card(
             raise UserError("--before and --after belong together: give both evaluations, or neither.")
         facts = _facts(folder, "manifest.json" if kind == "dataset" else "training.json")
         if kind == "dataset":
-            pictures = [(f"figures/{p.name}", p.stem.capitalize()) for p in sorted((folder / "figures").glob("*.svg"))]
-            text = cards.render_dataset_card(facts, repo, pictures)
+            stamp({**facts, "repository": repo or facts["repository"]}, folder)
         else:
             results = run_compare(before, after) if before and after else None
             text = cards.render_model_card(facts, repo or folder.name, results)
             for name, content in cards.eval_results(results or ()).items():
                 run.write_file(folder / name, content.encode())
-        run.write_file(path, text.encode())
+            run.write_file(path, text.encode())
     if not path.is_file():
         raise UserError(f"{folder} holds no README.md to check. Run `udasa card {folder}` first.")
     cards.validate(path.read_text(encoding="utf-8"), kind)
