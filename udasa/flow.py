@@ -324,16 +324,14 @@ def forget_failures(folder: Path) -> None:
                 (folder / name / shard.name).with_suffix(".done").unlink(missing_ok=True)
 
 
-def pair_and_stage(settings: Recipe, folder: Path, recorded: maps.Maps | None = None) -> None:
+def pair_and_stage(settings: Recipe, folder: Path) -> None:
     """Pair and stage the whole build from its stored scores, audit it, and write the summary that completes it.
-
-    `recorded`: the calibration maps that a release carries, in the place of the recipe's file.
 
     Raises:
         LimitError: the audit fails; the rows are kept, without a summary.
     """
     (folder / "build.json").unlink(missing_ok=True)
-    fitted = maps.load(settings.calibration, settings.measures, settings.weights, recorded)
+    fitted = maps.load(settings.calibration, settings.measures, settings.weights)
     staged = staged_pairs(run.read(folder, "scored"), settings, fitted)
     write_staged(folder, staged)
     findings = lint.audit_build(settings, folder)

@@ -122,14 +122,13 @@ def save(maps: Maps, path: Path) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def load(calibration: Calibration, measures: Measures, weights: Weights, recorded: Maps | None = None) -> Maps | None:
+def load(calibration: Calibration, measures: Measures, weights: Weights) -> Maps | None:
     """Return the maps that the recipe pins; None for ranks.
 
     Args:
         calibration: the recipe's.
         measures: the recipe's.
         weights: the recipe's.
-        recorded: maps that a release carries: read in the place of the file.
 
     Raises:
         UserError: the file is missing or was changed, or has no map for a column that the recipe measures by.
@@ -137,9 +136,9 @@ def load(calibration: Calibration, measures: Measures, weights: Weights, recorde
     if calibration.maps is None:
         return None
     path = bundled_path(calibration.maps)
-    if recorded is None and not path.is_file():
+    if not path.is_file():
         raise UserError(f"There are no calibration maps at {path}. Write them with `udasa calibrate DATA -o {path}`.")
-    content = path.read_bytes() if recorded is None else recorded.to_json().encode()
+    content = path.read_bytes()
     if (found := hashlib.sha256(content).hexdigest()) != calibration.sha256:
         raise UserError(
             f"{path} is not the file that the recipe pins: its sha256 is {found}, the recipe's {calibration.sha256}. "
