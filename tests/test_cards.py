@@ -183,6 +183,15 @@ def test_a_trained_judge_is_not_said_to_read_a_constitution() -> None:
     for text in ("trained on people's harm scores", "Human labels trained the judge", "must not score the evaluation"):
         assert text in trained
         assert text not in plain
+    for text in ("made without human labels", "no human annotation"):
+        assert text in plain
+        assert text not in trained
+
+
+def test_u_by_isotonic_maps_is_not_called_a_rank() -> None:
+    ranks, mapped = dataset_card(), dataset_card(calibration={"method": "isotonic"})
+    assert "rank shares" in ranks and "rank share" not in mapped
+    assert "probabilities of failure" in mapped
 
 
 def test_a_stage_without_pairs_has_no_configuration_and_the_card_says_so() -> None:

@@ -464,3 +464,11 @@ def test_the_script_is_small_and_writes_no_markup() -> None:
     assert text.count("\n") < 400
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\(|Function\(", text)
     assert re.findall(r"https?://[^\"]+", text) == ["http://www.w3.org/2000/svg"]
+
+
+def test_the_page_says_what_u_and_the_judge_are() -> None:
+    manifest = made_manifest(calibration={"method": "isotonic"})
+    manifest["models"]["judge"] |= {"same_as_policy": False, "kind": "trained"}
+    page = inspect.render_page(made_target(manifest=manifest))
+    assert "made with a judge trained on human labels" in page and "made without human labels" not in page
+    assert "differences of mean probabilities of failure" in page and "rank shares within" not in page

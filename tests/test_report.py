@@ -208,6 +208,14 @@ def test_a_judge_that_people_trained_is_named_as_that(drawn_once: None) -> None:
     assert "No human label was used" in plain and "No human label was used" not in trained
     assert "Human labels trained the judge" in trained and "trained on people" not in plain
     assert "trained on people" in trained
+    assert "made without human labels" in plain and "made without human labels" not in trained
+    assert "made with a judge trained on human labels" in trained
+
+
+def test_gaps_by_isotonic_maps_are_not_called_ranks(drawn_once: None) -> None:
+    ranks, mapped = page(), page(manifest=made_manifest() | {"calibration": {"method": "isotonic"}})
+    assert "rank shares" in ranks and "rank share" not in mapped
+    assert "differences of mean probabilities of failure" in mapped
 
 
 def test_a_build_without_pairs_has_a_page() -> None:

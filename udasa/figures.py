@@ -146,7 +146,7 @@ def gap_chart(pairs: "pl.DataFrame", thresholds: Mapping[str, float]) -> "alt.La
         }
         for row, stage in enumerate(("conservative", "moderate"))
     ]
-    title = "gap: u(rejected) − u(chosen), in rank share (0 to 1)"
+    title = "gap: u(rejected) − u(chosen), 0 to 1"
     y = _counts("pairs", 5, [0, highest * 1.42])
     layers = [
         _chart(rows)
