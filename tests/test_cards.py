@@ -177,10 +177,14 @@ def test_a_trained_judge_is_not_said_to_read_a_constitution() -> None:
     models = made_manifest()["models"]
     models["judge"] |= {"model": "runs/judge", "same_as_policy": False, "kind": "trained"}
     plain, trained = dataset_card(), dataset_card(models=models)
-    for text in ("written constitution", "**Position bias of the judge.**", "No human label was used"):
+    for text in ("written constitution", "**Position bias of the judge.**", "Made without human labels"):
         assert text in plain
         assert text not in trained
-    for text in ("trained on people's harm scores", "Human labels trained the judge", "must not score the evaluation"):
+    for text in (
+        "trained on people's harm scores",
+        "Made with a judge trained on human labels",
+        "must not score the evaluation",
+    ):
         assert text in trained
         assert text not in plain
     for text in ("made without human labels", "no human annotation"):

@@ -3,9 +3,12 @@
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -52,7 +55,7 @@ def test_a_build_begun_locally_goes_on_on_ray(on_ray, tmp_path):
     flow.claim(part, settings)
     flow.pin_models(settings, part)
     flow.collect_prompts(settings, part)
-    source, step = flow.steps(settings)[0]
+    source, step = flow.steps(settings, part)[0]
     run.run_local(part, source, step)
     for shard in list((part / "responses").iterdir())[2:9]:
         shard.unlink()
@@ -108,37 +111,60 @@ def test_workers_that_never_fit_are_refused(on_ray, tmp_path):
 
 
 TWO_NODES = """
-import sys
+import sys, time
 from pathlib import Path
 from tests.builds import recipe
-from udasa import flow
+from udasa import cluster, flow
 from udasa.recipe import Workers
 import ray
+
+cluster.connect(sys.argv[2])
+for _ in range(600):
+    if sum(node["Alive"] for node in ray.nodes()) == 2:
+        break
+    time.sleep(0.1)
 flow.build(recipe(shard_size=5, workers=Workers(count=4)), Path(sys.argv[1]), runner="ray", ray_address=sys.argv[2])
-print(len([n for n in ray.nodes() if n["Alive"]]))
+print(sum(node["Alive"] for node in ray.nodes()))
 """
+
+
+@contextmanager
+def node(env, *options):
+    """A Ray node with two CPUs in a process of its own, which ends with the block."""
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=2", "--disable-usage-stats"]
+    with subprocess.Popen(
+        [*command, *options], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.terminate()
+
+
+def wait_for(port, running):
+    for _ in range(600):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert running.poll() is None, "the node ended"
+        time.sleep(0.1)
+    pytest.fail(f"no Ray node answers at port {port}")
 
 
 def test_a_cluster_of_two_nodes_gives_the_same_bytes(tmp_path):
     """Two `ray start` nodes on loopback, joined by address; neither alone has the CPUs for the workers."""
     local = built(tmp_path / "local", shard_size=5)
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--num-cpus=2", "--disable-usage-stats"]
-    head = ["--head", "--port=46379", "--include-dashboard=false", f"--temp-dir={short_folder()}"]
     paths = {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
     env = os.environ | paths | {"RAY_USAGE_STATS_ENABLED": "0"}
-    try:
-        subprocess.run([*command, *head], env=env, check=True, capture_output=True, timeout=120)
-        subprocess.run([*command, "--address=127.0.0.1:46379"], env=env, check=True, capture_output=True, timeout=120)
-        done = subprocess.run(
-            [sys.executable, "-c", TWO_NODES, str(tmp_path / "ray"), "127.0.0.1:46379"],
-            env=env, check=True, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-    finally:
-        subprocess.run([command[0], "stop", "--force"], env=env, capture_output=True, timeout=60)
+    port, address = 46379, "127.0.0.1:46379"
+    short = tempfile.mkdtemp(prefix="ray-")  # Ray's sockets must fit in 107 characters
+    head = ("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={short}")
+    with node(env, *head) as first:
+        wait_for(port, first)
+        with node(env, f"--address={address}"):
+            done = subprocess.run(
+                [sys.executable, "-c", TWO_NODES, str(tmp_path / "ray"), address],
+                env=env, check=True, capture_output=True, text=True, timeout=300,
+            )  # fmt: skip
     assert done.stdout.split()[-1] == "2"
     assert contents(tmp_path / "ray") == contents(local)
-
-
-def short_folder():
-    """A folder with a short path: Ray's sockets must fit in 107 characters."""
-    return tempfile.mkdtemp(prefix="ray-")

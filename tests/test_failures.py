@@ -115,10 +115,10 @@ def attempt(left):
     flow.build(settings, folder)
 
 kills = 0
-while True:
+while kills < 100:
     child = os.fork()  # before anything here has started a thread
     if child == 0:
-        attempt([rng.randrange(10, 50)])
+        attempt([rng.randrange(20, 90)])
         os._exit(0)
     rng.random()
     status = os.waitpid(child, 0)[1]
@@ -130,12 +130,12 @@ print(kills, os.waitstatus_to_exitcode(status))
 """
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(10))
 def test_a_build_killed_again_and_again_at_random_points_has_the_same_bytes(settings, tmp_path, seed):
     """SIGKILL at random calls, at least 30 times in all, each followed by the same build."""
     whole, folder, stored = flow.build(settings, tmp_path / "whole"), tmp_path / "build", tmp_path / "stored.json"
     stored.write_text(recipes.to_json(settings))
     command = [sys.executable, "-W", "ignore", "-c", KILLED, str(stored), str(folder), str(seed)]
     kills, code = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    assert (int(kills) >= 5, int(code)) == (True, 0)
+    assert (int(kills) >= 3, int(code)) == (True, 0)
     assert contents(folder) == contents(whole)

@@ -205,8 +205,8 @@ def test_a_judge_that_people_trained_is_named_as_that(drawn_once: None) -> None:
     manifest = made_manifest()
     manifest["models"]["judge"] |= {"same_as_policy": False, "kind": "trained"}
     plain, trained = page(), page(manifest=manifest)
-    assert "No human label was used" in plain and "No human label was used" not in trained
-    assert "Human labels trained the judge" in trained and "trained on people" not in plain
+    assert "Made without human labels" in plain and "Made without human labels" not in trained
+    assert "Made with a judge trained on human labels" in trained and "trained on people" not in plain
     assert "trained on people" in trained
     assert "made without human labels" in plain and "made without human labels" not in trained
     assert "made with a judge trained on human labels" in trained

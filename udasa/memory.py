@@ -4,6 +4,7 @@ One SQLite file. Each block of questions that went to the entailer together is o
 block that was being written and nothing else. Values are 8-byte floats, exactly as they were computed.
 """
 
+import errno
 import hashlib
 import json
 import sqlite3
@@ -101,7 +102,8 @@ class Memory:
         """Open the file for one transaction: all of it happens, or nothing.
 
         Raises:
-            UserError: the file cannot be read or written.
+            OSError: the disk is full, or fails.
+            UserError: the file cannot be used.
         """
         try:
             file = sqlite3.connect(self.path, timeout=_PATIENCE)
@@ -111,9 +113,11 @@ class Memory:
             finally:
                 file.close()
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+                raise OSError(errno.EIO, str(error), str(self.path)) from error
             raise UserError(
-                f"The stored answers in {self.path} cannot be used: {error}. If the disk is not full and no other "
-                "process holds the file, delete it; the questions will be asked again."
+                f"The stored answers in {self.path} cannot be used: {error}. If no other process holds the file, "
+                "delete it; the questions will be asked again."
             ) from error
 
     def _checked(self, rows: Sequence[tuple[float, ...]], count: int) -> Floats:

@@ -17,6 +17,7 @@ from udasa import figures, maps, resources, schema
 from udasa.calibrate import calibrate
 from udasa.cards import number, public_name
 from udasa.cards.columns import MEANINGS
+from udasa.cards.layout import human_labels
 from udasa.figures import Difference, reading, visible
 from udasa.maps import Maps
 from udasa.recipe import Measures, Weights
@@ -219,7 +220,7 @@ def render(template: str, **values: Any) -> str:
     )
     env.globals |= {"STAGES": schema.STAGES, "SPLITS": schema.SPLITS}
     env.filters |= {"bar": _bar, "focusable": _focusable, "number": number, "public_name": public_name}
-    env.filters |= {"signed": "{:+.3f}".format, "unit": unit, "words": words}
+    env.filters |= {"human_labels": human_labels, "signed": "{:+.3f}".format, "unit": unit, "words": words}
     return env.get_template(template).render(**values) + "\n"
 
 

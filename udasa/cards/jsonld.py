@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from udasa import schema
 from udasa.cards.columns import describe
-from udasa.cards.layout import CONFIGS, glob, rows
+from udasa.cards.layout import CONFIGS, glob, human_labels, rows
 from udasa.cards.markdown import check_repo
 
 _CONTEXT: dict[str, Any] = {
@@ -91,8 +91,8 @@ def croissant(manifest: Mapping[str, Any], repo: str | None) -> str:
         "conformsTo": "http://mlcommons.org/croissant/1.1",
         "name": manifest["name"],
         "description": (
-            "Preference pairs made without human labels: a certain and a less certain answer of one model to a prompt, "
-            "staged by the gap between their uncertainties."
+            f"Preference pairs made {human_labels(manifest)}: a certain and a less certain answer of one model to a "
+            "prompt, staged by the gap between their uncertainties."
         ),
         "version": manifest["version"],
         "license": manifest["license"],

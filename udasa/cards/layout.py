@@ -46,3 +46,13 @@ def glob(config: str, split: str) -> str:
 def no_pairs(stage: str) -> str:
     """Return the sentence of a card that explains why a configuration is absent."""
     return f"The stage `{stage}` has no pairs in this release"
+
+
+def human_labels(manifest: Mapping[str, Any]) -> str:
+    """Say which human labels a data set rests on, in words that follow "made"."""
+    used = []
+    if manifest["models"]["judge"].get("kind") == "trained":
+        used.append("a judge trained on human labels")
+    if manifest.get("calibration", {}).get("method") == "isotonic":
+        used.append("uncertainties calibrated on labelled rows")
+    return f"with {' and '.join(used)}" if used else "without human labels"

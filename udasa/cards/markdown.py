@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from udasa import resources
+from udasa.cards.layout import human_labels
 from udasa.errors import UserError
 from udasa.figures import visible
 
@@ -87,7 +88,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     env.filters |= {"code": code, "literal": literal, "number": number, "public_name": public_name}
-    env.filters |= {"exact": lambda value: code(repr(value)), "trusted": Markup}
+    env.filters |= {"human_labels": human_labels, "exact": lambda value: code(repr(value)), "trusted": Markup}
     return env
 
 

@@ -34,7 +34,7 @@ REASONS = {
     "resampled": "the prompt has other responses",
     "scores changed": "the same responses have other raw scores",
     "settings changed": "weights, pairing, calibration or staging differ in the recipe",
-    "other rows changed": "its own scores are the same, but u is a rank share, and other rows of the build changed",
+    "other rows changed": "its own scores are the same, but u is a rank share within the build, and other rows changed",
     "thresholds changed": "the gap is the same, but the stages' bounds are not",
     "code changed": "made by another version of udasa from the same scores and settings",
     "unexplained": "nothing that decides it differs: one of the two was edited by hand",
@@ -126,7 +126,7 @@ def diff(before: Opened, after: Opened) -> Diff:
     changed = prompts.filter(pl.col("fate") != "same")
     reason = _reason(
         settings,
-        others_changed=not changed.is_empty(),
+        others_changed=not changed.is_empty() and before.facts.get("calibration", {}).get("method") != "isotonic",
         code_changed=before.facts.get("udasa") != after.facts.get("udasa"),
         bounds_changed=before.facts["thresholds"] != after.facts["thresholds"],
     )
