@@ -38,8 +38,8 @@ from udasa.recipe.settings import (
 )
 
 __all__ = [
-    "BUNDLED", "NLI", "Calibration", "Domain", "Entailment", "Judging", "Lint", "Measures", "Pairing", "Planted", "Recipe",
-    "Source", "Stage", "Staging", "Task", "Training", "Weights", "Workers",
+    "BUNDLED", "NLI", "Calibration", "Domain", "Entailment", "Judging", "Lint", "Measures", "Pairing", "Planted",
+    "Recipe", "Source", "Stage", "Staging", "Task", "Training", "Weights", "Workers",
     "as_dict", "bundled_path", "constitution", "differences", "digest", "from_json", "load", "published", "to_json",
 ]  # fmt: skip
 
