@@ -16,14 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests import builds
-from tests.builds import FAKE, built
-from tests.builds import recipe as fakes
+from tests.builds import FAKE
 from tests.tables import recipe, write_jsonl
 from udasa import backends, flow, prompts, questions, run, schema
 from udasa import recipe as recipes
 from udasa.backends import FakeEntailer, FakeSampler, ModelSpec, Principle, Sampling
 from udasa.errors import UserError
-from udasa.recipe import Judging, Pairing, Recipe, Staging, Training, Weights
+from udasa.recipe import Judging, Pairing, Recipe, Training, Weights
 
 LONG = "Tell me in a few short words why the sky over the sea is blue in the morning and red at night"
 SHARDS = 3
@@ -544,41 +543,3 @@ def test_a_folder_that_is_no_trained_judge_is_refused_before_anything_is_sampled
         with pytest.raises(UserError, match=message):
             flow.build(settings, tmp_path / backend)
         assert not (tmp_path / backend / "responses").exists()
-
-
-# --- restage
-
-
-def test_restaging_runs_no_model_and_shares_the_shards(tmp_path, monkeypatch):
-    changes = {"weights": Weights(value=2.0), "pairing": Pairing(rejected="next"), "staging": Staging(test_share=0.3)}
-    first, wanted = built(tmp_path / "first"), built(tmp_path / "wanted", **changes)
-    for name in ("make_sampler", "make_entailer", "make_judge"):
-        monkeypatch.setattr(flow, name, lambda *_: pytest.fail("a model was made"))
-    before = files(first)
-    again = flow.restage(first, tmp_path / "again", fakes(**changes))
-    assert files(again) == files(wanted)
-    assert (again / "scored/00000.parquet").stat().st_ino == (first / "scored/00000.parquet").stat().st_ino
-    assert flow.restage(first, again, fakes(**changes)) == again, "one that was stopped goes on"
-    assert files(first) == before
-
-
-def test_restaging_copies_where_there_can_be_no_link(tmp_path, monkeypatch):
-    first = built(tmp_path / "first")
-
-    def refuse(self, target):
-        raise OSError(18, "Invalid cross-device link")
-
-    monkeypatch.setattr(Path, "hardlink_to", refuse)
-    again = flow.restage(first, tmp_path / "again")
-    assert files(again) == files(first)
-
-
-def test_restaging_refuses_what_was_sampled_or_scored_with_other_settings(tmp_path):
-    first = built(tmp_path / "first")
-    with pytest.raises(
-        UserError, match=r"other settings: sampling\.k: 4 -> 5; seed: 0 -> 1\. Restaging can change only"
-    ):
-        flow.restage(first, tmp_path / "again", fakes(sampling=Sampling(k=5), seed=1))
-    assert not (tmp_path / "again").exists()
-    with pytest.raises(UserError, match="holds no finished build"):
-        flow.restage(tmp_path, tmp_path / "again")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.builds import built, recipe
 from tests.releases import contents
-from udasa import flow, log, plan, run
+from udasa import costs, flow, log, plan, run
 from udasa import recipe as recipes
 from udasa.cli import main
 from udasa.errors import UserError
@@ -115,7 +115,7 @@ def test_shards_that_a_killed_run_did_not_log_are_counted_without_a_time(tmp_pat
     folder = built(tmp_path / "b")
     before = plan.actual(folder)["response tokens"]
     (folder / log.LOG).unlink()
-    flow.adopt(folder)
+    costs.adopt(folder)
     assert plan.actual(folder)["response tokens"] == before
     assert {line.seconds for line in log.read(folder)} == {None}
 

@@ -15,9 +15,9 @@ from tests.releases import edit
 from udasa.cards import validate
 from udasa.cli import app
 from udasa.errors import UserError
-from udasa.flow import restage
 from udasa.publish import publish, read_back
 from udasa.recipe import Pairing, Staging
+from udasa.restage import restage
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from tests.builds import built, recipe
 from tests.releases import edit, first, released, seal
 from udasa import schema
 from udasa.cli import app
-from udasa.flow import restage
 from udasa.publish import diff, versions
 from udasa.publish.differences import CHANGES, REASONS
 from udasa.recipe import Pairing, Staging, Weights
 from udasa.release import open_data
+from udasa.restage import restage
 
 FIXED = Staging(thresholds=(0.1, 0.3))
 

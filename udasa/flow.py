@@ -7,9 +7,7 @@
 import dataclasses
 import json
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +26,7 @@ from udasa.backends import (
     make_truth_judge,
     trained_identity,
 )
+from udasa.costs import adopt, logged, stop_at, timed
 from udasa.errors import UserError
 from udasa.lint import planted
 from udasa.memory import Memory
@@ -44,8 +43,6 @@ ANSWERS = "answers.sqlite"
 """The file of a build that remembers entailment answers; it is not published, and may be deleted."""
 LOCAL = (ANSWERS, log.LOG, log.PLAN)
 """Files of a build that are not published, and on which no row hangs."""
-RESTAGED = ("weights", "measures", "calibration", "pairing", "staging", "lint", "training", "name", "license")
-"""The recipe's fields that take effect after scoring: `restage` may change them."""
 
 Runner = Literal["local", "ray"]
 """Where the steps run that hold models: in this process, or on a Ray cluster. The bytes are the same."""
@@ -98,68 +95,6 @@ def build(
         with timed(folder, "pairs", watch):
             pair_and_stage(settings, folder)
     return folder
-
-
-@contextmanager
-def timed(folder: Path, name: str, watch: Callable[[log.Line], None] = lambda _: None) -> Iterator[None]:
-    """Log the wall time of what has no shards; its rows are the build's prompts."""
-    started = time.perf_counter()
-    yield
-    rows = sum(run.num_rows(shard) for shard in run.shard_paths(folder, "prompts"))
-    seconds = time.perf_counter() - started
-    line = log.Line(step=name, shard=None, rows=rows, seconds=seconds, load_seconds=0.0, tokens=0)
-    log.append(folder, line)
-    watch(line)
-
-
-def logged(
-    folder: Path, step: Step, budget: log.Budget | None = None, watch: Callable[[log.Line], None] = lambda _: None
-) -> Step:
-    """Return the step with a line in the log after every shard, and with the budget's check after its own."""
-
-    def check(done: run.Done) -> None:
-        line = log.Line(**done._asdict(), tokens=response_tokens(folder, done.step, done.shard))
-        log.append(folder, line)
-        watch(line)
-        step.check(done)
-        stop_at(budget, folder)
-
-    return step._replace(check=check)
-
-
-def response_tokens(folder: Path, step: str, shard: str) -> int:
-    """Return the tokens that a shard's sampling drew; 0 for any other step."""
-    if step != "responses":
-        return 0
-    rows = run.read_parquet(folder / step / shard, ["responses"])["responses"].to_pylist()
-    return sum(response["num_tokens"] for row in rows for response in row)
-
-
-def adopt(folder: Path) -> None:
-    """Log the finished shards of which a killed run wrote no line; their time is not known."""
-    known = {(line.step, line.shard) for line in log.read(folder)}
-    for step in ("responses", "scored"):
-        for path in run.shard_paths(folder, step):
-            if (step, path.name) not in known:
-                rows, tokens = run.num_rows(path), response_tokens(folder, step, path.name)
-                missed = log.Line(step=step, shard=path.name, rows=rows, seconds=None, load_seconds=0.0, tokens=tokens)
-                log.append(folder, missed)
-
-
-def stop_at(budget: log.Budget | None, folder: Path) -> None:
-    """Stop between shards if the budget is used up and any shard is left to sample or score.
-
-    Raises:
-        BudgetError: it is.
-    """
-    if budget is None or not run.unfinished_shards(folder, "prompts", "scored"):
-        return
-    spent = budget.spent(log.read(folder))
-    if spent >= budget.limit:
-        raise log.BudgetError(
-            f"Stopped at the budget of {budget.limit:g} {budget.unit}: the build has used {spent:.6g}. "
-            "What is done is kept; run the same command with a larger budget to go on."
-        )
 
 
 def is_finished(settings: Recipe, folder: Path) -> bool:
@@ -356,53 +291,6 @@ def write_staged(folder: Path, staged: stages.Staged) -> None:
     """Write the pairs of a build, and its ledger from the prompts and dropped rows that are there."""
     run.write_shard(folder / "pairs" / "00000.parquet", staged.pairs)
     run.write_shard(folder / "ledger" / "00000.parquet", _ledger(folder, staged.outcomes))
-
-
-def restage(build: Path, folder: Path, settings: Recipe | None = None) -> Path:
-    """Make a new build from another's stored scores: new weights, pairing, stages or training, and no model call.
-
-    The shards that are shared are hard links, or copies where there can be none.
-
-    Args:
-        build: a build that is scored to the end.
-        folder: a new one.
-        settings: the recipe of the new build; None: that of the old one.
-
-    Raises:
-        UserError: the build is not finished, or the recipe differs in what was sampled or scored with.
-    """
-    if not (build / "build.json").is_file():
-        raise UserError(f"{build} holds no finished build (no build.json). Run udasa build to the end first.")
-    path = build / "recipe.json"
-    found = recipe.from_json(path.read_text(encoding="utf-8"), origin=str(path))
-    settings = settings or found
-    fixed = [line for line in recipe.differences(found, settings) if not line.startswith(RESTAGED)]
-    if fixed:
-        raise UserError(
-            f"{build} was sampled and scored with other settings: {'; '.join(fixed)}. Restaging can change only "
-            f"{', '.join(RESTAGED)}. Edit a copy of {path} and give that, or run udasa build."
-        )
-    claim(folder, settings)
-    for name in ("prompts", "dropped", "responses", "scored"):
-        for shard in run.shard_paths(build, name):
-            for source in (shard, shard.with_suffix(".done")):  # the marker last
-                _link(source, folder / name / source.name)
-    for name in ("models.json", planted.FILE):
-        if (build / name).is_file():
-            _link(build / name, folder / name)
-    pair_and_stage(settings, folder)
-    return folder
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second name; copy it where the file system cannot. A file that is there is kept."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        return
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        run.write_file(target, source.read_bytes())
 
 
 def staged_pairs(scored: pa.Table, settings: Recipe, fitted: maps.Maps | None) -> stages.Staged:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from udasa import flow, log, prompts, recipe, run
+from udasa import costs, flow, log, prompts, recipe, run
 from udasa.backends import stable_hash
 from udasa.errors import UserError
 from udasa.recipe import Recipe
@@ -101,7 +101,7 @@ def plan(
             shard = table.take(chosen[start : start + size])
             run.write_shard(folder / "prompts" / f"{number:05d}.parquet", shard)
         for source, step in flow.steps(settings, folder):
-            run.run_local(folder, source, flow.logged(folder, step._replace(check=run.nothing)), progress)
+            run.run_local(folder, source, costs.logged(folder, step._replace(check=run.nothing)), progress)
         return _predict(settings, folder, len(ids), count, prices)
 
 

@@ -162,10 +162,10 @@ def restage(
     ] = None,
 ) -> None:
     """Pair and stage anew from stored scores: a new build, and no model runs."""
-    from udasa import flow
     from udasa.recipe import load
+    from udasa.restage import restage as run_restage
 
-    flow.restage(source, output, None if recipe is None else load(recipe))
+    run_restage(source, output, None if recipe is None else load(recipe))
     _print_ledger(output)
 
 

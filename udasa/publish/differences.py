@@ -11,8 +11,8 @@ from typing import Any, Literal
 import polars as pl
 
 from udasa import recipe, schema
-from udasa.flow import RESTAGED
 from udasa.release import Opened
+from udasa.restage import RESTAGED
 
 Level = Literal["none", "patch", "minor", "major"]
 
