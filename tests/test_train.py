@@ -14,6 +14,7 @@ import pytest
 from tests import tiny
 from tests.hub.client import run_client
 from tests.progress import recorder
+from tests.train_data import SETTINGS, pair, publish, rows, spread, stage_folder, weights
 from udasa import backends_hf, schema
 from udasa.backends import ModelSpec
 from udasa.errors import UserError
@@ -26,66 +27,6 @@ pytest.importorskip("peft")
 LN2 = math.log(2)
 DEPRECATED = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 """PEFT 0.21 and TRL 1.16 read the old name; `train` keeps the warning off the console, they alone do not."""
-
-SETTINGS = Training(learning_rate=2e-3, batch_size=4, device_batch_size=4, max_length=96)
-QUESTIONS = ("What is the capital of France?", "Tell me a joke about a cat.", "Is it safe and helpful?")
-
-
-def pair(stage, number, prompt=None, chosen=None, rejected="I cannot help with that request, sorry."):
-    row = dict.fromkeys(schema.PAIRS.names)
-    chosen = chosen or ("Paris is the capital." if number % 2 else "The answer is yes.")
-    row |= {
-        "prompt_id": f"{stage}-{number}",
-        "prompt": [{"role": "user", "content": prompt or f"{QUESTIONS[number % 3]} {number}"}],
-        "chosen": [{"role": "assistant", "content": chosen}],
-        "rejected": [{"role": "assistant", "content": rejected}],
-        "chosen_id": "0",
-        "rejected_id": "1",
-        "u_chosen": 0.1,
-        "u_rejected": 0.4,
-        "gap": 0.3,
-        "stage": stage,
-        "split": "train",
-        "task": "helpfulness",
-        "domain": "general",
-        "source": "test",
-    }
-    return row
-
-
-def publish(folder, rows, leave_out=()):
-    """Write what `udasa.publish` does, for each stage with pairs: parquet, and its config in the card."""
-    folder.mkdir(parents=True)
-    card = ["---", "configs:"]
-    for stage, pairs in rows.items():
-        if pairs:
-            path = folder / "data" / stage / "train-00000.parquet"
-            path.parent.mkdir(parents=True)
-            pq.write_table(pa.Table.from_pylist(pairs, schema=schema.PAIRS).drop_columns(list(leave_out)), path)
-            files = f"data_files: [{{split: train, path: data/{stage}/train-*.parquet}}]"
-            card.append(f"- {{config_name: {stage}, {files}}}")
-    (folder / "README.md").write_text("\n".join([*card, "---", ""]))
-    return str(folder)
-
-
-def rows(*stages, num=12):
-    return {stage: [pair(stage, number) for number in range(num)] for stage in stages}
-
-
-def stage_folder(output, stage):
-    return output / "stages" / f"{1 + schema.STAGES.index(stage)}-{stage}"
-
-
-def weights(folder):
-    from safetensors.torch import load_file
-
-    return load_file(folder / "adapter_model.safetensors")
-
-
-def spread(a, b):
-    """Return the largest difference between two adapters."""
-    assert a.keys() == b.keys()
-    return max((a[key] - b[key]).abs().max().item() for key in a)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -441,7 +382,7 @@ def test_a_wrong_reference_is_found_at_the_first_step(data, policy, tmp_path, mo
     other = AutoModelForCausalLM.from_pretrained(policy.model)
     for parameter in other.parameters():
         parameter.data *= 1.2
-    monkeypatch.setattr("udasa.train._fixed_reference", lambda *_: other)
+    monkeypatch.setattr("udasa.train.dpo._fixed_reference", lambda *_: other)
     with pytest.raises(
         UserError, match=r"first loss of stage 'conservative' is 0\.\d+; expected ln 2 .* chat template"
     ):
