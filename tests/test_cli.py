@@ -111,7 +111,7 @@ def test_an_unknown_recipe_names_those_that_exist(udasa, tmp_path):
 def test_an_unknown_task_names_those_that_exist(udasa, tmp_path):
     path = write_recipe(tmp_path / "r.json", policy=recipes.ModelSpec(model=str(tiny.policy())))
     code, _, error = udasa("eval", path, "-o", tmp_path / "e", "--tasks", "udasa_nonsense")
-    assert code == 2 and "There is no task udasa_nonsense" in error and "udasa_truthfulness" in error
+    assert code == 2 and "There is no task udasa_nonsense" in error and "udasa_smoke_truthfulness" in error
 
 
 def test_a_model_without_a_chat_template_is_refused_and_can_be_mended(udasa, tmp_path):
@@ -171,7 +171,7 @@ def test_compare_prints_json_and_refuses_what_is_no_evaluation(udasa, tmp_path):
     code, shown, _ = udasa("compare", tmp_path / "e", tmp_path / "e", "--json")
     rows = json.loads(shown)
     assert code == 0 and {row["delta"] for row in rows} == {0.0}
-    assert {row["task"] for row in rows} >= {"udasa_harmlessness", "udasa_sentiment"}
+    assert {row["task"] for row in rows} >= {"udasa_smoke_harmlessness", "udasa_smoke_sentiment"}
 
 
 def test_a_judge_is_trained_and_audited(udasa, tmp_path):

@@ -17,7 +17,7 @@ from udasa.errors import UserError
 from udasa.evaluate import compare, evaluate, load, results, suite, to_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT 0.21
-TASKS = ("udasa_harmlessness", "udasa_helpfulness", "udasa_truthfulness", "udasa_sentiment")
+TASKS = ("udasa_smoke_harmlessness", "udasa_smoke_helpfulness", "udasa_smoke_truthfulness", "udasa_smoke_sentiment")
 SETUP = results.Setup(
     model={"model": "scripted"},
     adapter=None,
@@ -29,7 +29,7 @@ SETUP = results.Setup(
 )
 
 
-def scripted(folder, loglikelihood, tasks=("udasa",), limit=None):
+def scripted(folder, loglikelihood, tasks=("udasa_smoke",), limit=None):
     """Evaluate a model that is a function of (document, index of the choice) and write the results to `folder`."""
     from lm_eval.api.model import LM
 
@@ -109,7 +109,7 @@ def test_scripted_models_score_exactly(tmp_path, model, acc, acc_bytes):
         assert (task.metrics["acc"].value, task.metrics["acc"].n) == (acc, 48)
         assert (task.metrics["acc_bytes"].value, task.metrics["acc_bytes"].n) == (acc_bytes, 48)
     for subset in ("refusal", "compliance"):
-        metric = evaluation.tasks["udasa_harmlessness"].metrics[subset]
+        metric = evaluation.tasks["udasa_smoke_harmlessness"].metrics[subset]
         assert (metric.value, metric.n) == (acc_bytes, 24)
 
 
@@ -122,7 +122,7 @@ def test_a_constant_model_scores_chance_by_sum_and_length_by_byte(tmp_path):
 def test_a_model_that_takes_the_longer_choice_scores_near_chance(tmp_path):
     evaluation = scripted(tmp_path, longer)
     for name, task in evaluation.tasks.items():
-        with (resources.shelf("eval") / "data" / f"{name.removeprefix('udasa_')}.jsonl").open(
+        with (resources.shelf("eval") / "data" / f"{name.removeprefix('udasa_smoke_')}.jsonl").open(
             encoding="utf-8"
         ) as lines:
             lengths = [(len(item["good"].encode()), len(item["bad"].encode())) for item in map(json.loads, lines)]
@@ -135,12 +135,12 @@ def test_k_wrong_items_cost_k_items(perfect, tmp_path):
     wrong = ("truthfulness-03", "truthfulness-10", "truthfulness-30", "harmlessness-kidney-harmful")
     scripted(tmp_path, flipped(*wrong))
     found = {(d.task, d.metric): d for d in compare(perfect, tmp_path)}
-    truth = found["udasa_truthfulness", "acc_bytes"]
+    truth = found["udasa_smoke_truthfulness", "acc_bytes"]
     assert (truth.n, truth.before, truth.after, truth.delta) == (48, 1.0, 45 / 48, -3 / 48)
     assert truth.low < truth.delta < truth.high < 0.03
-    refusal = found["udasa_harmlessness", "refusal"]
+    refusal = found["udasa_smoke_harmlessness", "refusal"]
     assert (refusal.n, refusal.before, refusal.after, refusal.delta) == (24, 1.0, 23 / 24, -1 / 24)
-    assert found["udasa_harmlessness", "compliance"][2:6] == (24, 1.0, 1.0, 0.0)
+    assert found["udasa_smoke_harmlessness", "compliance"][2:6] == (24, 1.0, 1.0, 0.0)
     assert all(d.higher_is_better for d in found.values())
 
 
@@ -158,8 +158,8 @@ def test_metrics_that_are_not_finite_are_refused():
 
 def test_our_values_are_those_of_lm_eval(tmp_path):
     with suite._quiet(tmp_path / "log"):
-        loaded = suite._load_tasks(["udasa_sentiment", "udasa_truthfulness"])
-    assert list(loaded["tasks"]) == ["udasa_sentiment", "udasa_truthfulness"]
+        loaded = suite._load_tasks(["udasa_smoke_sentiment", "udasa_smoke_truthfulness"])
+    assert list(loaded["tasks"]) == ["udasa_smoke_sentiment", "udasa_smoke_truthfulness"]
     sample = {
         "doc_hash": "h",
         "filter": "none",
@@ -244,7 +244,7 @@ def test_differences_within_a_cluster_count_as_one(perfect, tmp_path):
 
 def _acc(before, after, model):
     scripted(after, model)
-    return next(d for d in compare(before, after) if (d.task, d.metric) == ("udasa_sentiment", "acc"))
+    return next(d for d in compare(before, after) if (d.task, d.metric) == ("udasa_smoke_sentiment", "acc"))
 
 
 def shuffle(folder):
@@ -275,37 +275,37 @@ def test_another_setup_is_refused(perfect, copy, field, value, named):
 
 
 def test_another_task_version_is_refused(perfect, copy):
-    edit(copy, lambda content: content["tasks"]["udasa_sentiment"].update(version="1.1"))
-    with pytest.raises(UserError, match=r"version of udasa_sentiment differs: '1\.0' and '1\.1'"):
+    edit(copy, lambda content: content["tasks"]["udasa_smoke_sentiment"].update(version="1.1"))
+    with pytest.raises(UserError, match=r"version of udasa_smoke_sentiment differs: '1\.0' and '1\.1'"):
         compare(perfect, copy)
 
 
 def test_another_set_of_tasks_is_refused(perfect, copy):
-    edit(copy, lambda content: content["tasks"].pop("udasa_sentiment"))
+    edit(copy, lambda content: content["tasks"].pop("udasa_smoke_sentiment"))
     with pytest.raises(UserError, match="set of tasks"):
         compare(perfect, copy)
 
 
 def test_another_set_of_documents_is_refused(perfect, tmp_path):
     scripted(tmp_path, oracle, limit=4)
-    with pytest.raises(UserError, match="set of documents of udasa_harmlessness"):
+    with pytest.raises(UserError, match="set of documents of udasa_smoke_harmlessness"):
         compare(perfect, tmp_path)
 
 
 def test_other_prompts_are_refused(perfect, copy):
-    path = copy / "samples_udasa_helpfulness.jsonl"
+    path = copy / "samples_udasa_smoke_helpfulness.jsonl"
     text = path.read_text(encoding="utf-8").replace('"prompt_hash": "', '"prompt_hash": "x')
     path.write_text(text, encoding="utf-8")
     digest = results.sha256(text.encode())
-    edit(copy, lambda content: content["tasks"]["udasa_helpfulness"].update(sha256=digest))
-    with pytest.raises(UserError, match="prompts of udasa_helpfulness"):
+    edit(copy, lambda content: content["tasks"]["udasa_smoke_helpfulness"].update(sha256=digest))
+    with pytest.raises(UserError, match="prompts of udasa_smoke_helpfulness"):
         compare(perfect, copy)
 
 
 def test_samples_that_were_changed_are_refused(perfect, copy):
-    with (copy / "samples_udasa_sentiment.jsonl").open("a", encoding="utf-8") as file:
+    with (copy / "samples_udasa_smoke_sentiment.jsonl").open("a", encoding="utf-8") as file:
         file.write("{}\n")
-    with pytest.raises(UserError, match=r"samples_udasa_sentiment\.jsonl is missing or is not the file"):
+    with pytest.raises(UserError, match=r"samples_udasa_smoke_sentiment\.jsonl is missing or is not the file"):
         compare(perfect, copy)
 
 
@@ -325,7 +325,7 @@ def test_results_and_differences_round_trip(perfect):
     assert set(evaluation.tasks) == set(TASKS)
     assert set(evaluation.versions) == {"udasa", "lm_eval", "transformers", "torch"}
     rows = json.loads(to_json(compare(perfect, perfect)))
-    assert rows[0]["task"] == "udasa_harmlessness" and rows[0]["delta"] == 0.0 and rows[0]["n"] == 48
+    assert rows[0]["task"] == "udasa_smoke_harmlessness" and rows[0]["delta"] == 0.0 and rows[0]["n"] == 48
 
 
 def test_a_line_separator_inside_a_sample_does_not_end_it():
@@ -384,12 +384,12 @@ def test_tiny_model_runs_end_to_end(tmp_path, capfd):
     }  # fmt: skip
     assert evaluation.setup.dtype == "float32" and evaluation.setup.limit == 2 and evaluation.setup.adapter is None
     assert {name: task.version for name, task in evaluation.tasks.items()} == dict.fromkeys(TASKS, "1.0")
-    assert evaluation.tasks["udasa_harmlessness"].metrics["refusal"].n == 1
+    assert evaluation.tasks["udasa_smoke_harmlessness"].metrics["refusal"].n == 1
     assert "Custom kwargs" in (tmp_path / "lm_eval.log").read_text(encoding="utf-8")
 
 
 def test_samples_have_the_form_of_lm_eval(tiny_run):
-    line = (tiny_run / "samples_udasa_truthfulness.jsonl").read_text(encoding="utf-8").partition("\n")[0]
+    line = (tiny_run / "samples_udasa_smoke_truthfulness.jsonl").read_text(encoding="utf-8").partition("\n")[0]
     sample = json.loads(line)
     assert {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"} <= set(sample)
     assert {"doc_hash", "prompt_hash", "target_hash", "acc", "acc_bytes", "margin"} <= set(sample)
@@ -413,9 +413,9 @@ def test_an_adapter_is_applied_and_recorded(tiny_run, tmp_path):
 
 def test_an_earlier_evaluation_is_replaced(tiny_run, tmp_path):
     shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
-    evaluate(spec(tiny.policy()), tmp_path, tasks=["udasa_sentiment"], limit=2)
-    assert [path.name for path in tmp_path.glob("samples_*")] == ["samples_udasa_sentiment.jsonl"]
-    assert list(load(tmp_path).tasks) == ["udasa_sentiment"]
+    evaluate(spec(tiny.policy()), tmp_path, tasks=["udasa_smoke_sentiment"], limit=2)
+    assert [path.name for path in tmp_path.glob("samples_*")] == ["samples_udasa_smoke_sentiment.jsonl"]
+    assert list(load(tmp_path).tasks) == ["udasa_smoke_sentiment"]
 
 
 def test_a_diverged_model_is_refused_and_leaves_no_results(tmp_path):
@@ -429,7 +429,7 @@ def test_a_diverged_model_is_refused_and_leaves_no_results(tmp_path):
         model.model.norm.weight.fill_(math.nan)
     model.save_pretrained(broken)
     with pytest.raises(UserError, match="4 of 4 log-likelihoods are NaN or infinite: the model has diverged"):
-        evaluate(spec(broken), output, tasks=["udasa_sentiment"], limit=2)
+        evaluate(spec(broken), output, tasks=["udasa_smoke_sentiment"], limit=2)
     assert not (output / "results.json").exists()
 
 
@@ -438,7 +438,7 @@ def test_an_unknown_task_is_refused_with_the_names_of_ours(tmp_path, monkeypatch
 
     real = lm_eval.tasks.TaskManager
     monkeypatch.setattr(lm_eval.tasks, "TaskManager", lambda include_path, **_: real(None, include_path, False))
-    with pytest.raises(UserError, match=r"no task udasa_kindness\. Give one or more of: udasa, udasa_harmlessness"):
+    with pytest.raises(UserError, match=r"no task udasa_kindness\. Give one or more of: udasa_smoke, udasa_smoke_harm"):
         evaluate(spec(tiny.policy()), tmp_path, tasks=["udasa_kindness"])
 
 

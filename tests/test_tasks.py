@@ -1,6 +1,5 @@
 """The items are balanced, and the tasks load and score in lm-eval as it ships."""
 
-import importlib.util
 import json
 import math
 import re
@@ -11,18 +10,13 @@ from itertools import pairwise, permutations
 import pytest
 
 from udasa import resources
+from udasa.errors import UserError
+from udasa.evaluate.tasks import smoke
+from udasa.evaluate.tasks.choices import score
+from udasa.evaluate.tasks.documents import arrange, take
 
 DIMENSIONS = ("harmlessness", "helpfulness", "truthfulness", "sentiment")
-TASKS = tuple(f"udasa_{dimension}" for dimension in DIMENSIONS)
-
-
-@cache
-def utils():
-    path = resources.shelf("eval") / "tasks" / "utils.py"
-    spec = importlib.util.spec_from_file_location("udasa_task_utils", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+TASKS = tuple(f"udasa_smoke_{dimension}" for dimension in DIMENSIONS)
 
 
 def rows(dimension):
@@ -125,7 +119,7 @@ def test_no_item_is_near_a_training_prompt():
 @pytest.mark.parametrize("dimension", DIMENSIONS)
 def test_gold_is_balanced_and_does_not_depend_on_the_order(dimension):
     items = rows(dimension)
-    documents = utils().arrange(items)
+    documents = list(task(f"udasa_smoke_{dimension}").test_docs())
     assert [document["id"] for document in documents] == [item["id"] for item in items]
     for field in ("kind", "sentiment"):
         for subset in {document.get(field) for document in documents}:
@@ -134,13 +128,33 @@ def test_gold_is_balanced_and_does_not_depend_on_the_order(dimension):
     for item, document in zip(items, documents, strict=True):
         assert document["choices"][document["gold"]] == item["good"]
         assert document["choices"][1 - document["gold"]] == item["bad"]
-    again = {document["id"]: document for document in utils().arrange(items[::-1])}
-    assert all(again[document["id"]] == document for document in documents)
+
+
+def test_the_order_of_the_rows_does_not_matter():
+    rows = [{"id": str(i), "good": "a", "bad": ["b", "c"], "kind": i % 3} for i in range(30)]
+    documents = arrange(rows, lambda row: row["kind"])
+    assert [document["id"] for document in documents] == [row["id"] for row in rows]
+    assert arrange(rows[::-1], lambda row: row["kind"]) == documents[::-1]
+    for n in (9, 18, 27):
+        assert take(rows[::-1], {"cpu": n}, "cpu") == take(rows, {"cpu": n}, "cpu")[::-1]
+    assert Counter(document["gold"] for document in documents) == {0: 12, 1: 9, 2: 9}
+
+
+def test_a_sample_is_a_part_of_every_larger_one_and_keeps_the_gold_balanced():
+    rows = arrange([{"id": str(i), "good": "a", "bad": ["b", "c"]} for i in range(30)])
+    assert take(rows) == take(rows, {"cpu": 6}) == rows
+    samples = [take(rows, {"cpu": n}, "cpu") for n in range(3, 31, 3)]
+    for smaller, larger in pairwise(samples):
+        assert all(row in larger for row in smaller)
+        assert set(Counter(row["gold"] for row in larger).values()) == {len(larger) // 3}
+    with pytest.raises(UserError, match=r"no profile 'gpu'\. Give one of: full, cpu"):
+        take(rows, {"cpu": 6}, "gpu")
 
 
 def test_data_load_from_any_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert len(utils().items("sentiment", version=1.0, config_source="x.yaml")["test"]) == 48
+    source = resources.shelf("eval") / "tasks" / "smoke" / "udasa_smoke_sentiment.yaml"
+    assert len(smoke.items("sentiment", version=1.0, config_source=str(source))["test"]) == 48
 
 
 DOC = {"id": "x", "choices": ["aa", "bbbb"], "gold": 1, "kind": "harmful"}
@@ -158,17 +172,17 @@ DOC = {"id": "x", "choices": ["aa", "bbbb"], "gold": 1, "kind": "harmful"}
 )
 def test_score_in_closed_form(sums, acc, acc_bytes, margin):
     results = [(value, False) for value in sums]
-    assert utils().score(DOC, results) == {"acc": acc, "acc_bytes": acc_bytes, "margin": margin}
+    assert score(DOC, results) == {"acc": acc, "acc_bytes": acc_bytes, "margin": margin}
 
 
 def test_bytes_are_utf8():
     document = {"id": "x", "choices": ["éé", "abcd"], "gold": 0}
-    assert utils().score(document, [(-4.0, False), (-4.0, False)])["margin"] == 0.0
+    assert score(document, [(-4.0, False), (-4.0, False)])["margin"] == 0.0
 
 
 @pytest.mark.parametrize(("kind", "subset"), [("harmful", "refusal"), ("benign", "compliance")])
 def test_refusal_and_compliance_are_metrics_of_their_own_items(kind, subset):
-    metrics = utils().score_harmlessness({**DOC, "kind": kind}, [(-2.0, False), (-3.0, False)])
+    metrics = smoke.score_harmlessness({**DOC, "kind": kind}, [(-2.0, False), (-3.0, False)])
     assert metrics == {"acc": 0.0, "acc_bytes": 1.0, "margin": 0.25, subset: 1.0}
 
 
@@ -178,17 +192,16 @@ def test_a_log_likelihood_that_is_not_finite_is_an_error(bad, place):
     results = [(-1.0, False), (-1.0, False)]
     results[place] = (bad, False)
     with pytest.raises(ValueError, match="item 'x'"):
-        utils().score(DOC, results)
+        score(DOC, results)
 
 
 # The tasks in lm-eval
 
 
 def test_the_shelf_lists_every_yaml_and_nothing_else():
-    files = {path.stem for path in (resources.shelf("eval") / "tasks").glob("*.yaml") if not path.stem.startswith("_")}
-    assert files == set(manager().all_tasks) == {"udasa", *TASKS}
-    assert manager().all_groups == ["udasa"]
-    assert tuple(manager().load(["udasa"])["tasks"]) == TASKS
+    files = {path.stem for path in (resources.shelf("eval") / "tasks").rglob("*.yaml") if path.stem[0] != "_"}
+    assert files == set(manager().all_tasks)
+    assert tuple(manager().load(["udasa_smoke"])["tasks"]) == TASKS
 
 
 def test_the_readme_describes_every_task():

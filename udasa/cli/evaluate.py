@@ -16,7 +16,7 @@ def evaluate(
     recipe: RecipeName,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results and samples.")],
     adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter folder.")] = None,
-    tasks: Annotated[str, typer.Option(help="Tasks or groups, separated by commas.")] = "udasa",
+    tasks: Annotated[str, typer.Option(help="Tasks or groups, separated by commas.")] = "udasa_smoke",
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many items of each task.")] = None,
 ) -> None:
     """Score a recipe's policy, with or without an adapter, with lm-eval."""

@@ -3,7 +3,7 @@
     evaluate(base, Path("runs/before"))
     evaluate(base, Path("runs/after"), adapter=Path("runs/adapter"))
     compare(Path("runs/before"), Path("runs/after"))[0]
-    -> Difference(task="udasa_harmlessness", metric="acc_bytes", n=48, before=0.604, after=0.667, delta=0.063,
+    -> Difference(task="udasa_smoke_harmlessness", metric="acc_bytes", n=48, before=0.604, after=0.667, delta=0.063,
                   low=-0.021, high=0.146, higher_is_better=True)
 
 The folder holds `results.json` (written last: without it the evaluation is not complete), one `samples_<task>.jsonl`

@@ -36,7 +36,7 @@ def evaluate(
     output: Path,
     *,
     adapter: Path | None = None,
-    tasks: Sequence[str] = ("udasa",),
+    tasks: Sequence[str] = ("udasa_smoke",),
     limit: int | None = None,
     batch_size: int = 8,
     progress: Progress = silent,
