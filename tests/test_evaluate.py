@@ -437,8 +437,8 @@ def test_an_unknown_task_is_refused_with_the_names_of_ours(tmp_path, monkeypatch
     import lm_eval.tasks
 
     real = lm_eval.tasks.TaskManager
-    monkeypatch.setattr(lm_eval.tasks, "TaskManager", lambda include_path, **_: real(None, include_path, False))
-    with pytest.raises(UserError, match=r"no task udasa_kindness\. Give one or more of: udasa_smoke, udasa_smoke_harm"):
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", lambda include_path=None, **_: real(None, include_path, False))
+    with pytest.raises(UserError, match=r"no task udasa_kindness\. Give one or more of: udasa, udasa_bias, "):
         evaluate(spec(tiny.policy()), tmp_path, tasks=["udasa_kindness"])
 
 

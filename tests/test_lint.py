@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from tests import mirror
 from tests.hub.client import run_client
 from tests.hub.server import RunningHub
 from tests.tables import EXAMPLES, answered, ask, recipe, reply, scored, write_jsonl
@@ -508,8 +509,8 @@ def test_the_bundled_suite_is_read_without_being_asked() -> None:
         for path in (resources.shelf("eval") / "data").glob("*.jsonl")
         for line in path.read_text().splitlines()
     ]
-    assert {line["prompt"] for line in lines} <= set(found.texts)
-    assert not {line["domain"] for line in lines} & set(found.texts)
+    assert {line.get("prompt") or line["text"] for line in lines} <= set(found.texts)
+    assert not {line["domain"] for line in lines if "domain" in line} & set(found.texts)
     assert found.about.startswith("the bundled suite; sha256 ")
 
 
@@ -527,6 +528,17 @@ def test_evaluation_data_of_every_kind(tmp_path: Path) -> None:
     }
     assert found.about.rpartition(" ")[2] != before.about.rpartition(" ")[2]
     assert read_evaluation(paths[::-1]).texts.to_list() == found.texts.to_list()
+
+
+def test_evaluation_data_of_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = mirror.plant(tmp_path / "mirror", monkeypatch)
+    (folder / "ifeval" / "LICENSE.upstream").write_text("ten words of a licence are no evaluation data\n")
+    found = set(read_evaluation([str(folder)]).texts) - set(read_evaluation().texts)
+    assert {"Made-up question number 7?", "Made up: no commas, at least 3 words."} <= found
+    assert any("Made-up request 5?" in text for text in found) and not any("licence" in text for text in found)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="with rows in"):
+        read_evaluation([str(tmp_path / "empty")])
 
 
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "./x", "nowhere", "a/b/c", "no/file.csv"])

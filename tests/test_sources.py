@@ -39,7 +39,13 @@ def test_rows_of_every_kind_of_file(mirror, monkeypatch):
     assert sources.rows("made/t.jsonl", str(mirror)) == [{"a": 1}, {"a": "x\u2028y"}]
     monkeypatch.setenv(sources.MIRROR, str(mirror))
     assert sources.rows("made/t.jsonl.gz") == [{"a": 1}, {"a": "x\u2028y"}]
-    assert sources.digest("made/t.csv") == hashlib.sha256(TABLE.encode()).hexdigest()
+
+
+def test_what_was_read_is_recorded_with_its_sha256(mirror):
+    with sources.recording() as found:
+        sources.rows("made/t.csv", mirror)
+    sources.rows("made/t.jsonl", mirror)
+    assert found == {"made/t.csv": hashlib.sha256(TABLE.encode()).hexdigest()}
 
 
 def test_a_folder_that_is_given_goes_before_the_environment(mirror, monkeypatch, tmp_path):

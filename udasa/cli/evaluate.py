@@ -17,6 +17,10 @@ def evaluate(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results and samples.")],
     adapter: Annotated[Path | None, typer.Option(help="A PEFT adapter folder.")] = None,
     tasks: Annotated[str, typer.Option(help="Tasks or groups, separated by commas.")] = "udasa_smoke",
+    data: Annotated[
+        Path | None, typer.Option(help="Local mirror of the public data sets; default: UDASA_EVAL_DATA, else the Hub.")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="full, or cpu: a sample of each public task, by hash.")] = "full",
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many items of each task.")] = None,
 ) -> None:
     """Score a recipe's policy, with or without an adapter, with lm-eval."""
@@ -25,7 +29,14 @@ def evaluate(
 
     quiet_libraries()
     found = run_evaluate(
-        load(recipe).policy, output, adapter=adapter, tasks=tasks.split(","), limit=limit, progress=bars
+        load(recipe).policy,
+        output,
+        adapter=adapter,
+        tasks=tasks.split(","),
+        data=data,
+        profile=profile,
+        limit=limit,
+        progress=bars,
     )
     shown = table("task", "metric", "n", "value", "95 % interval", title="Results")
     for task, result in found.tasks.items():

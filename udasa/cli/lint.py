@@ -19,7 +19,10 @@ def lint(
     target: Annotated[str, typer.Argument(help="A build, a release's folder, or a Hub data set (org/name@tag).")],
     eval_data: Annotated[
         list[str] | None,
-        typer.Option(help="More evaluation data: a .jsonl, .csv or .parquet file, or org/name[:config][@revision]."),
+        typer.Option(
+            help="More evaluation data: a .jsonl, .csv or .parquet file, a folder of them (a mirror of the suite), "
+            "or org/name[:config][@revision]."
+        ),
     ] = None,
     tokenizer: Annotated[
         str | None,

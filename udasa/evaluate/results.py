@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import field
 from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
@@ -64,6 +65,8 @@ class Setup:
     batch_size: int
     limit: int | None
     """Only the first documents of each task: for trying out, not for reporting."""
+    profile: str = "full"
+    """`cpu`: a sample of the documents of each of our tasks, by hash."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -75,6 +78,10 @@ class Evaluation:
     """In the order in which they ran."""
     versions: dict[str, str]
     """Of the packages involved."""
+    sources: dict[str, str] = field(default_factory=dict)
+    """sha256 of every file of a public data set that was read."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Tasks of a group that could not run, and why."""
 
 
 class Scores(NamedTuple):

@@ -13,7 +13,9 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,8 @@ class Source:
     note: str = ""
     """What to know when a file has to be fetched by hand."""
 
+
+_recorded: ContextVar[dict[str, str] | None] = ContextVar("_recorded", default=None)
 
 _GITHUB = "https://raw.githubusercontent.com"
 _BBQ = f"{_GITHUB}/nyu-mll/BBQ/bea11bd97d79217245b5871acd247b9d6eb24598/data"
@@ -248,16 +252,20 @@ def fetch(name: str, data: str | Path | None = None) -> Path:
             f"{path} has the sha256 {found}, expected {' or '.join(file.sha256)}: it is another version of {name}, or "
             f"is damaged, and its figures would not compare. {_where(name, source, file)}"
         )
+    if (record := _recorded.get()) is not None:
+        record[name] = found
     return path
 
 
-def digest(name: str, data: str | Path | None = None) -> str:
-    """Return the sha256 of the file that `rows` reads.
-
-    Raises:
-        UserError: as `fetch`.
-    """
-    return _sha256(fetch(name, data))
+@contextmanager
+def recording() -> Iterator[dict[str, str]]:
+    """Give a dictionary that takes the name and sha256 of every file that is fetched within this context."""
+    found: dict[str, str] = {}
+    token = _recorded.set(found)
+    try:
+        yield found
+    finally:
+        _recorded.reset(token)
 
 
 def _from_hub(name: str, source: Source, file: File, path: Path | None) -> Path:

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 from udasa import resources
 from udasa.backends import ModelSpec, Report, ignore
 from udasa.backends_hf import identity, load_causal_lm, quiet
-from udasa.errors import UserError, require
+from udasa.errors import MissingExtraError, UserError, require
+from udasa.evaluate import sources
+from udasa.evaluate.controls import subtract_controls
 from udasa.evaluate.results import (
     Evaluation,
     Metric,
@@ -27,6 +30,8 @@ from udasa.evaluate.results import (
 from udasa.run import Progress, silent
 from udasa.statistics import hull, interval, proportion_interval, right_or_wrong
 
+log = logging.getLogger(__name__)
+
 SEED = 1234
 """lm-eval's own default, for few-shot examples and for tasks that sample."""
 
@@ -37,6 +42,8 @@ def evaluate(
     *,
     adapter: Path | None = None,
     tasks: Sequence[str] = ("udasa_smoke",),
+    data: Path | None = None,
+    profile: str = "full",
     limit: int | None = None,
     batch_size: int = 8,
     progress: Progress = silent,
@@ -49,12 +56,15 @@ def evaluate(
         output: a folder; an earlier evaluation in it is replaced.
         adapter: a PEFT adapter folder, put on top of the model.
         tasks: names of tasks or groups on our shelf, else of lm-eval's own.
+        data: the mirror of the public data sets; default: the one that UDASA_EVAL_DATA names, else the Hub.
+        profile: `full`, or `cpu` for a sample of each of our tasks by the hash of its documents.
         limit: take only the first documents of each task.
         batch_size: sequences in one forward pass; it is fixed, since it changes the last digits.
         progress: shown the requests.
 
     Raises:
-        UserError: an unknown task, a folder that is no adapter, or log-likelihoods or metrics that are not finite.
+        UserError: an unknown task or profile, a missing source, a folder that is no adapter, or log-likelihoods or
+            metrics that are not finite.
     """
     if model.backend == "fake":
         raise UserError("A fake has no weights to evaluate. Name a model whose backend is 'hf' or 'vllm'.")
@@ -62,11 +72,11 @@ def evaluate(
         raise UserError(f"limit must be at least 1 document, got {limit}.")
     require("lm_eval", extra="eval")
     output.mkdir(parents=True, exist_ok=True)
-    with _quiet(output / "lm_eval.log"):
-        loaded = _load_tasks(tasks)
+    with _quiet(output / "lm_eval.log"), sources.recording() as read:
+        loaded = _load_tasks(tasks, data, profile)
         lm, setup = _language_model(model, adapter, batch_size, limit, progress)
         found = _harness(lm, loaded, limit)
-    return _write(output, found, setup)
+    return _write(output, found, replace(setup, profile=profile), sources=read, skipped=loaded["skipped"])
 
 
 @contextmanager
@@ -88,25 +98,55 @@ def _quiet(log: Path) -> Iterator[None]:
         handler.close()
 
 
-def _load_tasks(names: Sequence[str]) -> dict[str, Any]:
-    """Load tasks from our shelf; index lm-eval's own (half a minute) only if a name is not there."""
+def _load_tasks(names: Sequence[str], data: Path | None = None, profile: str = "full") -> dict[str, Any]:
+    """Load tasks from our shelf; index lm-eval's own (half a minute) only if a name is not there.
+
+    A task of a group is skipped, with the reason, where an optional dependency of it is missing.
+    """
     from lm_eval.tasks import TaskManager
 
     shelf = str(resources.shelf("eval") / "tasks")
-    ours = manager = TaskManager(include_path=shelf, include_defaults=False)
-    if any(name not in ours.all_tasks for name in names):
-        manager = TaskManager(include_path=shelf)
-    if unknown := [name for name in names if name not in manager.all_tasks]:
+    given = {"profile": profile, **({"data": str(data)} if data else {})}
+    ours = TaskManager(include_path=shelf, include_defaults=False, metadata=given)
+    theirs = TaskManager() if any(name not in ours.all_tasks for name in names) else ours
+    if unknown := [name for name in names if name not in {*ours.all_tasks, *theirs.all_tasks}]:
         raise UserError(
             f"There is no task {', '.join(unknown)}. Give one or more of: {', '.join(ours.all_tasks)}; "
             "or a name that `lm-eval ls tasks` lists."
         )
     if not names:
         raise UserError(f"No task was given. Give one or more of: {', '.join(ours.all_tasks)}.")
-    loaded: dict[str, Any] = manager.load(list(names))
-    for task in loaded["tasks"].values():
+    tasks: dict[str, Any] = {}
+    skipped: dict[str, str] = {}
+    for name in names:
+        if name not in ours.all_tasks:
+            tasks |= theirs.load([name])["tasks"]
+            continue
+        for member in _members(ours, name):
+            try:
+                tasks |= ours.load([member])["tasks"]
+            except MissingExtraError as error:
+                if member == name:
+                    raise
+                skipped[member] = str(error)
+                log.warning("%s is skipped: %s", member, error)
+    for task in tasks.values():
         task.set_fewshot_seed(SEED)
-    return loaded
+    return {"tasks": tasks, "skipped": skipped}
+
+
+def _members(manager: Any, name: str) -> Iterator[str]:
+    """Return the tasks of a group of our shelf, whose groups hold names and groups without overrides; or the task."""
+    if name not in manager.all_groups:
+        yield name
+        return
+    queue = list(manager.task_index[name].cfg["task"])
+    while queue:
+        item = queue.pop(0)
+        if isinstance(item, dict):
+            queue[:0] = item["task"]
+        else:
+            yield from _members(manager, item)
 
 
 def _language_model(
@@ -165,13 +205,23 @@ def _harness(lm: Any, loaded: dict[str, Any], limit: int | None) -> dict[str, An
     return found
 
 
-def _write(output: Path, found: Mapping[str, Any], setup: Setup) -> Evaluation:
+def _write(
+    output: Path,
+    found: dict[str, Any],
+    setup: Setup,
+    *,
+    sources: Mapping[str, str] | None = None,
+    skipped: Mapping[str, str] | None = None,
+) -> Evaluation:
     """Turn what lm-eval found into our results, and write them with the samples."""
+    subtract_controls(found)
     texts = {task: _samples_text(samples) for task, samples in found["samples"].items()}
     tasks = {task: _task_result(task, text, found) for task, text in texts.items()}
     packages = ("udasa", "lm_eval", "transformers", "torch", *(("peft",) if setup.adapter else ()))
     versions = {package: importlib.metadata.version(package) for package in packages}
-    evaluation = Evaluation(setup=setup, tasks=tasks, versions=versions)
+    evaluation = Evaluation(
+        setup=setup, tasks=tasks, versions=versions, sources=dict(sources or {}), skipped=dict(skipped or {})
+    )
     save(output, evaluation, texts)
     return evaluation
 

@@ -15,12 +15,12 @@ from udasa.evaluate.sources import rows
 from udasa.evaluate.tasks import choices
 from udasa.evaluate.tasks.documents import arrange, as_split, content_id, take
 
+TRUTHFULQA = "truthfulqa/TruthfulQA_v2025_790.csv"
 BINS = 10
 """Bins of equal mass behind the calibration error."""
 
 
 def binary(
-    sources: Sequence[str],
     data: str | None = None,
     profile: str = "full",
     n: Mapping[str, int] | None = None,
@@ -32,7 +32,6 @@ def binary(
     Raises:
         UserError: the source is missing, or there is no such profile.
     """
-    found = [row for name in sources for row in rows(name, data)]
     pairs = [
         {
             "id": f"truth-{content_id(row['Question'])}",
@@ -41,7 +40,7 @@ def binary(
             "good": row["Best Answer"].strip(),
             "bad": [row["Best Incorrect Answer"].strip()],
         }
-        for row in found
+        for row in rows(TRUTHFULQA, data)
     ]
     return as_split(take(arrange(pairs), n, profile))
 
