@@ -1,5 +1,6 @@
 """The seams of the vLLM engine, without vLLM: what is asked of it, and what its answers become."""
 
+import dataclasses
 import math
 import sys
 from types import ModuleType, SimpleNamespace
@@ -7,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
+from tests import tiny
 from udasa.backends import (
     Exchange,
     ModelSpec,
@@ -27,21 +29,24 @@ HELLO = [{"role": "user", "content": "Hello"}]
 @pytest.fixture
 def engine(monkeypatch):
     """A module `vllm` that writes down how it is called and answers from `engine.answers`."""
-    record = SimpleNamespace(options=None, chats=[], settings=None, answers=None)
+    record = SimpleNamespace(options=None, chats=[], settings=None, lora=None, answers=None)
 
     class LLM:
         def __init__(self, **options):
             record.options = options
 
-        def chat(self, conversations, settings, use_tqdm):
-            record.chats, record.settings = conversations, settings
+        def chat(self, conversations, settings, use_tqdm, lora_request):
+            record.chats, record.settings, record.lora = conversations, settings, lora_request
             each = settings if isinstance(settings, list) else [settings] * len(conversations)
             return [record.answers(chat, s) for chat, s in zip(conversations, each, strict=True)]
 
     module = ModuleType("vllm")
     module.LLM = LLM
     module.SamplingParams = lambda **options: SimpleNamespace(**options)
-    monkeypatch.setitem(sys.modules, "vllm", module)
+    requests = ModuleType("vllm.lora.request")
+    requests.LoRARequest = lambda name, number, path: SimpleNamespace(name=name, number=number, path=path)
+    for name, part in (("vllm", module), ("vllm.lora", ModuleType("vllm.lora")), ("vllm.lora.request", requests)):
+        monkeypatch.setitem(sys.modules, name, part)
     return record
 
 
@@ -76,6 +81,18 @@ def test_the_engine_measures_the_model_itself_and_runs_no_remote_code(engine):
         "abc",
         "bfloat16",
     )
+
+
+def test_sampler_and_judges_run_with_the_adapter(engine):
+    spec = dataclasses.replace(SPEC, adapter=str(tiny.adapter()))
+    engine.answers = lambda chat, s: completion("yes", [1], -1.0, "stop")
+    make_sampler(spec, Sampling(k=2)).sample([HELLO], [[7, 8]])
+    assert engine.lora.path == str(tiny.adapter())
+    assert (engine.options["enable_lora"], engine.options["max_lora_rank"]) == (True, 8)  # the adapter's is 4
+    judge = make_judge(spec, (Principle(id="a", question="Is it safe?"),))
+    assert make_truth_judge(spec, judge).engine.adapter is judge.engine.adapter is not None
+    make_sampler(SPEC, Sampling())
+    assert "enable_lora" not in engine.options
 
 
 def test_the_judge_reads_both_orders(engine):

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -351,20 +350,6 @@ def test_identical_documents_and_named_filters_are_kept_apart():
 # The tiny model, end to end
 
 
-@cache
-def adapter():
-    """Return a LoRA adapter for the tiny policy that changes its output."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, set_seed
-
-    set_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(tiny.policy())
-    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-    folder = tiny.policy().with_name(tiny.policy().name + "-adapter")
-    get_peft_model(model, config).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny") / "before"
@@ -405,7 +390,7 @@ def test_a_second_run_of_the_same_model_differs_by_nothing(tiny_run, tmp_path):
 
 
 def test_an_adapter_is_applied_and_recorded(tiny_run, tmp_path):
-    evaluation = evaluate(spec(tiny.policy()), tmp_path, adapter=adapter(), limit=4)
+    evaluation = evaluate(spec(tiny.policy()), tmp_path, adapter=tiny.adapter(), limit=4)
     assert len(evaluation.setup.adapter) == 64 and "peft" in evaluation.versions
     differences = compare(tiny_run, tmp_path)
     assert all(d.delta != 0 for d in differences if d.metric == "margin")

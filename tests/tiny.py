@@ -1,4 +1,4 @@
-"""Tiny random models made in the test: a chat policy of 100 thousand parameters and a three-way NLI classifier."""
+"""Tiny random models made in the test: a chat policy of 100 thousand parameters, its adapter, and an NLI classifier."""
 
 from functools import cache
 from pathlib import Path
@@ -64,6 +64,24 @@ def policy(chat=True) -> Path:
     folder = Path(mkdtemp(prefix="udasa-tiny-"))
     LlamaForCausalLM(config).save_pretrained(folder)
     tok.save_pretrained(folder)
+    return folder
+
+
+@cache
+def adapter(targets: str | tuple[str, ...] = "all-linear") -> Path:
+    """Return a folder with a LoRA adapter for the tiny policy, of rank 4, that changes its output."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, set_seed
+
+    from udasa.backends_hf import quiet
+
+    set_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(policy())
+    some = targets if isinstance(targets, str) else list(targets)
+    config = LoraConfig(r=4, target_modules=some, init_lora_weights=False, task_type="CAUSAL_LM")
+    folder = Path(mkdtemp(prefix="udasa-tiny-adapter-"))
+    with quiet():
+        get_peft_model(model, config).save_pretrained(folder)
     return folder
 
 

@@ -7,7 +7,7 @@ sampler.sample([[{"role": "user", "content": "Hi"}]], seeds=[[7, 8]])
 import hashlib
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import Any, Literal, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,8 @@ class Identity(TypedDict):
     revision: str | None
     origin: str
     sha256: str | None
+    adapter: NotRequired["Identity"]
+    """Which adapter is on it; absent without one."""
 
 
 class Response(NamedTuple):
@@ -100,6 +102,10 @@ class ModelSpec:
     """Full commit sha on the Hub; None for a local folder."""
     package: str | None = None
     """`module:path` inside an installed package that carries the same model; used when it is installed."""
+    adapter: str | None = None
+    """A PEFT adapter on the model: a folder or Hub id; for the backends `hf` and `vllm`."""
+    adapter_revision: str | None = None
+    """Full commit sha of an adapter on the Hub; None for a local folder."""
     backend: Literal["hf", "openai", "vllm", "fake"] = "hf"
     """The engine."""
     server: Server | None = None
@@ -115,6 +121,13 @@ class ModelSpec:
             raise ValueError(f"batch_tokens must be at least 1, got {self.batch_tokens}.")
         if (self.backend == "openai") != (self.server is not None):
             raise ValueError("server belongs to backend='openai', and only to it.")
+        if self.adapter is None and self.adapter_revision is not None:
+            raise ValueError("adapter_revision belongs to an adapter; give that too.")
+        if self.adapter is not None and self.backend == "openai":
+            raise ValueError(
+                f"a server holds its adapters itself: load {self.adapter} there, give the name under which it is "
+                "served as model, and leave adapter out."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)

@@ -7,10 +7,11 @@ share its prefill through the prefix cache.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 
+from udasa.adapters import find_adapter
 from udasa.backends import (
     OPTIONS,
     TRUTH,
@@ -36,21 +37,34 @@ from udasa.errors import UserError, require
 
 _TOP = 20
 """Next-token candidates in which the judge's options are looked for."""
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks of adapters for which every version of vLLM since 0.22 has room."""
+
+
+class Engine(NamedTuple):
+    """A started vLLM, and the adapter that its requests run with."""
+
+    llm: Any
+    adapter: Any
+
+    def chat(self, conversations: Sequence[Sequence[Message]], settings: Any) -> Any:
+        """Answer each conversation; `settings`: one for all, or one each."""
+        return self.llm.chat(conversations, settings, use_tqdm=False, lora_request=self.adapter)
 
 
 def make_sampler(spec: ModelSpec, sampling: Sampling) -> Sampler:
     """Start the engine and return its sampler."""
-    return VLLMSampler(_engine(spec), sampling)
+    return VLLMSampler(_start(spec), sampling)
 
 
 def make_judge(spec: ModelSpec, principles: Sequence[Principle]) -> Judge:
     """Start the engine and return its judge."""
-    return VLLMJudge(_engine(spec), principles, OPTIONS)
+    return VLLMJudge(_start(spec), principles, OPTIONS)
 
 
 def make_truth_judge(spec: ModelSpec, share: Judge | None) -> Judge:
     """Return the judge that answers true or false, on the engine of `share` if it has one."""
-    return VLLMJudge(share.llm if isinstance(share, VLLMJudge) else _engine(spec), (TRUTH,), TRUTH_OPTIONS)
+    return VLLMJudge(share.engine if isinstance(share, VLLMJudge) else _start(spec), (TRUTH,), TRUTH_OPTIONS)
 
 
 def make_entailer(
@@ -61,13 +75,17 @@ def make_entailer(
 
 
 def identity(spec: ModelSpec) -> Identity:
-    """Return the model's name and revision."""
+    """Return the model's name and revision, and its adapter's."""
     origin = "local folder" if Path(spec.model).is_dir() else "Hub"
-    return Identity(model=spec.model, revision=spec.revision, origin=origin, sha256=None)
+    model, adapter = Identity(model=spec.model, revision=spec.revision, origin=origin, sha256=None), find_adapter(spec)
+    return model if adapter is None else {**model, "adapter": adapter.identity}
 
 
-def _engine(spec: ModelSpec) -> Any:
-    return require("vllm", extra="vllm").LLM(
+def _start(spec: ModelSpec) -> Engine:
+    """Start vLLM with the model, and room for its adapter."""
+    vllm, adapter = require("vllm", extra="vllm"), find_adapter(spec)
+    lora = {} if adapter is None else {"enable_lora": True, "max_lora_rank": _room(adapter.rank)}
+    llm = vllm.LLM(
         model=spec.model,
         revision=spec.revision,
         dtype=spec.dtype,
@@ -76,14 +94,23 @@ def _engine(spec: ModelSpec) -> Any:
         generation_config="vllm",
         logprobs_mode="raw_logprobs",
         max_logprobs=_TOP,
+        **lora,
     )
+    if adapter is None:
+        return Engine(llm, None)
+    return Engine(llm, require("vllm.lora.request", extra="vllm").LoRARequest("adapter", 1, str(adapter.folder)))
+
+
+def _room(rank: int) -> int:
+    """Return the smallest rank that vLLM can hold and that is not below `rank`."""
+    return next((size for size in _RANKS if size >= rank), rank)
 
 
 class VLLMSampler:
     """Samples K responses a prompt, each with its own seed."""
 
-    def __init__(self, llm: Any, sampling: Sampling) -> None:
-        self.llm = llm
+    def __init__(self, engine: Engine, sampling: Sampling) -> None:
+        self.engine = engine
         self.sampling = sampling
 
     def sample(
@@ -92,7 +119,7 @@ class VLLMSampler:
         """See `Sampler.sample`."""
         conversations = [list(messages) for messages, row in zip(prompts, seeds, strict=True) for _ in row]
         settings = [self._settings(seed) for row in seeds for seed in row]
-        outputs = iter(self.llm.chat(conversations, settings, use_tqdm=False))
+        outputs = iter(self.engine.chat(conversations, settings))
         drawn = [[_response(next(outputs).outputs[0], seed) for seed in row] for row in seeds]
         report(len(prompts))
         return drawn
@@ -117,8 +144,8 @@ def _response(completion: Any, seed: int) -> Response:
 class VLLMJudge:
     """Reads the options' probabilities from a one-token completion."""
 
-    def __init__(self, llm: Any, principles: Sequence[Principle], options: tuple[str, str]) -> None:
-        self.llm = llm
+    def __init__(self, engine: Engine, principles: Sequence[Principle], options: tuple[str, str]) -> None:
+        self.engine = engine
         self.options = options
         self.questions = judge_questions(principles, options)
 
@@ -134,7 +161,7 @@ class VLLMJudge:
             for question in self.questions
         ]
         settings = require("vllm", extra="vllm").SamplingParams(temperature=0.0, max_tokens=1, logprobs=_TOP)
-        outputs = self.llm.chat(conversations, settings, use_tqdm=False)
+        outputs = self.engine.chat(conversations, settings)
         yes = np.array([self._first(output) for output in outputs])
         report(len(exchanges))
         return yes.reshape(len(exchanges), -1, 2)

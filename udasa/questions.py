@@ -130,4 +130,6 @@ def fingerprint(settings: Entailment) -> str:
         "runtime": settings.runtime,
         "batch_tokens": spec.batch_tokens,
     }
+    if "adapter" in weights:
+        known["adapter"] = weights["adapter"]["sha256"]
     return json.dumps(known, sort_keys=True)

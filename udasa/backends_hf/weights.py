@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from udasa.adapters import Adapter, find_adapter
 from udasa.backends import Identity, ModelSpec
 from udasa.errors import UserError, require
 
@@ -35,8 +36,9 @@ class Weights(NamedTuple):
 
 
 def identity(spec: ModelSpec) -> Identity:
-    """Return the model's name, where its weights come from, and their sha256 or Hub revision."""
-    return find_weights(spec).identity
+    """Return the model's name, where its weights and its adapter come from, and their sha256 or Hub revision."""
+    weights, adapter = find_weights(spec).identity, find_adapter(spec)
+    return weights if adapter is None else {**weights, "adapter": adapter.identity}
 
 
 @cache
@@ -223,4 +225,28 @@ def _load(spec: ModelSpec, auto_class: Any) -> tuple[Any, Any]:
     options = {"revision": weights.revision, "trust_remote_code": False}
     tokenizer = AutoTokenizer.from_pretrained(weights.path, **options)
     model = auto_class.from_pretrained(weights.path, dtype=dtype, use_safetensors=True, **options)
+    if (adapter := find_adapter(spec)) is not None:
+        _put_on(model, adapter, spec)
     return model.to(device).eval(), tokenizer
+
+
+def _put_on(model: Any, adapter: Adapter, spec: ModelSpec) -> None:
+    """Put an adapter's layers into a model; they stay apart from its weights, as in training.
+
+    Raises:
+        UserError: the adapter was made for a model with other layers.
+    """
+    require("peft", extra="train")
+    try:
+        with quiet():
+            loaded = model.load_adapter(str(adapter.folder))
+    except ValueError as error:
+        raise _unfit(spec, str(error)) from error
+    except RuntimeError as error:  # transformers has logged which
+        raise _unfit(spec, "its matrices have other sizes than the model's layers") from error
+    if strange := sorted(loaded.missing_keys | loaded.unexpected_keys):
+        raise _unfit(spec, f"{len(strange)} of its layers are missing or not the model's, such as {strange[0]}")
+
+
+def _unfit(spec: ModelSpec, why: str) -> UserError:
+    return UserError(f"The adapter {spec.adapter} does not fit {spec.model}: {why}. Name the model it was trained on.")

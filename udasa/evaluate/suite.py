@@ -1,5 +1,6 @@
 """A chat model -> lm-eval -> results and samples."""
 
+import dataclasses
 import importlib.metadata
 import json
 import logging
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from udasa import resources
+from udasa.adapters import find_adapter
 from udasa.backends import ModelSpec, Report, ignore
-from udasa.backends_hf import identity, load_causal_lm, quiet
+from udasa.backends_hf import load_causal_lm, quiet
+from udasa.backends_hf.weights import find_weights
 from udasa.errors import MissingExtraError, UserError, require
 from udasa.evaluate import sources
 from udasa.evaluate.controls import subtract_controls
@@ -54,7 +57,7 @@ def evaluate(
         model: the weights, run on transformers whatever engine sampled from them; their own chat template is
             applied to every document.
         output: a folder; an earlier evaluation in it is replaced.
-        adapter: a PEFT adapter folder, put on top of the model.
+        adapter: a PEFT adapter folder, put on the model in the place of the one that `model` names.
         tasks: names of tasks or groups on our shelf, else of lm-eval's own.
         data: the mirror of the public data sets; default: the one that UDASA_EVAL_DATA names, else the Hub.
         profile: `full`, or `cpu` for a sample of each of our tasks by the hash of its documents.
@@ -170,19 +173,19 @@ def _language_model(
             self.report(len(inps))
             return logits
 
-    digest = None if adapter is None else _adapter_digest(adapter)
+    if adapter is not None:
+        spec = dataclasses.replace(spec, backend="hf", server=None, adapter=str(adapter), adapter_revision=None)
+    found = find_adapter(spec)
     network, tokenizer = load_causal_lm(spec)
     setup = Setup(
-        model={field: None if value is None else str(value) for field, value in identity(spec).items()},
-        adapter=digest,
+        model={field: None if value is None else str(value) for field, value in find_weights(spec).identity.items()},
+        adapter=None if found is None else found.identity["sha256"],
         chat_template=sha256(str(tokenizer.get_chat_template()).encode()),
         dtype=str(network.dtype).removeprefix("torch."),
         device=network.device.type,
         batch_size=batch_size,
         limit=limit,
     )
-    if adapter is not None:
-        network = require("peft", extra="eval").PeftModel.from_pretrained(network, str(adapter)).eval()
     # Without the logits cache one request is one row of a batch, so rows can be counted.
     return Reporting(pretrained=network, tokenizer=tokenizer, batch_size=batch_size, logits_cache=False), setup
 
@@ -274,10 +277,3 @@ def _diverged(what: str) -> UserError:
         f"Some {what} are NaN or infinite: the model has diverged, or its weights or dtype are broken. "
         "Evaluate an earlier checkpoint, or train with a smaller learning rate."
     )
-
-
-def _adapter_digest(folder: Path) -> str:
-    files = [folder / "adapter_config.json", folder / "adapter_model.safetensors"]
-    if missing := [file.name for file in files if not file.is_file()]:
-        raise UserError(f"{folder} is not a PEFT adapter folder: it holds no {' and no '.join(missing)}.")
-    return sha256("".join(f"{file.name}:{sha256(file.read_bytes())}\n" for file in files).encode())

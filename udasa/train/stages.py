@@ -81,6 +81,11 @@ def train_stages(
     """
     for module in ("trl", "peft"):
         require(module, extra="train")
+    if policy.adapter is not None:
+        raise UserError(
+            f"The policy has an adapter already ({policy.adapter}), and a trained adapter is put on the model itself. "
+            "Leave the adapter out, or merge it into the weights and name those."
+        )
     pinned = pin(policy, training) | {"pairs": {name: digest(rows) for name, rows in pairs.items()}}
     stages = [Stage(s, output / "stages" / f"{n}-{s}", pairs[s]) for n, s in enumerate(pairs, 1) if len(pairs[s])]
     if not stages:
