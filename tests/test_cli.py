@@ -169,7 +169,7 @@ def test_compare_prints_json_and_refuses_what_is_no_evaluation(udasa, tmp_path):
 
     evaluate(recipes.ModelSpec(model=str(tiny.policy())), tmp_path / "e", limit=2)
     code, shown, _ = udasa("compare", tmp_path / "e", tmp_path / "e", "--json")
-    rows = json.loads(shown)
+    rows = json.loads(shown)["differences"]
     assert code == 0 and {row["delta"] for row in rows} == {0.0}
     assert {row["task"] for row in rows} >= {"udasa_smoke_harmlessness", "udasa_smoke_sentiment"}
 

@@ -133,13 +133,14 @@ def test_a_model_that_takes_the_longer_choice_scores_near_chance(tmp_path):
 def test_k_wrong_items_cost_k_items(perfect, tmp_path):
     wrong = ("truthfulness-03", "truthfulness-10", "truthfulness-30", "harmlessness-kidney-harmful")
     scripted(tmp_path, flipped(*wrong))
-    found = {(d.task, d.metric): d for d in compare(perfect, tmp_path)}
+    found = {(d.task, d.metric): d for d in compare(perfect, tmp_path).differences}
     truth = found["udasa_smoke_truthfulness", "acc_bytes"]
     assert (truth.n, truth.before, truth.after, truth.delta) == (48, 1.0, 45 / 48, -3 / 48)
     assert truth.low < truth.delta < truth.high < 0.03
     refusal = found["udasa_smoke_harmlessness", "refusal"]
     assert (refusal.n, refusal.before, refusal.after, refusal.delta) == (24, 1.0, 23 / 24, -1 / 24)
-    assert found["udasa_smoke_harmlessness", "compliance"][2:6] == (24, 1.0, 1.0, 0.0)
+    compliance = found["udasa_smoke_harmlessness", "compliance"]
+    assert (compliance.n, compliance.before, compliance.after, compliance.delta) == (24, 1.0, 1.0, 0.0)
     assert all(d.higher_is_better for d in found.values())
 
 
@@ -182,7 +183,7 @@ def test_our_values_are_those_of_lm_eval(tmp_path):
 
 
 def test_a_comparison_with_itself_is_zero_everywhere(perfect):
-    differences = compare(perfect, perfect)
+    differences = compare(perfect, perfect).differences
     assert len(differences) == 3 * 4 + 2
     assert all(d.delta == 0.0 for d in differences)
     assert all((d.low, d.high) == (0.0, 0.0) for d in differences if d.metric == "margin")
@@ -190,7 +191,7 @@ def test_a_comparison_with_itself_is_zero_everywhere(perfect):
 
 def test_no_change_among_few_answers_is_not_certainly_no_change(perfect):
     """Nothing mended and nothing broken in n: z sqrt(2) / (n + 2) either way."""
-    for d in compare(perfect, perfect):
+    for d in compare(perfect, perfect).differences:
         if d.metric != "margin":
             half = 1.959963984540054 * math.sqrt(2) / (d.n + 2)
             assert (d.low, d.high) == pytest.approx((-half, half))
@@ -226,10 +227,10 @@ def test_proportion_interval(right, n, low, high):
 def test_samples_are_joined_by_hash(perfect, tmp_path):
     worse = tmp_path / "worse"
     scripted(worse, flipped("sentiment-05-positive", "helpfulness-07"))
-    expected = compare(perfect, worse)
+    expected = compare(perfect, worse).differences
     assert sum(d.delta < 0 for d in expected) == 6
     shuffle(worse)
-    assert compare(perfect, worse) == expected
+    assert compare(perfect, worse).differences == expected
 
 
 def test_differences_within_a_cluster_count_as_one(perfect, tmp_path):
@@ -243,7 +244,7 @@ def test_differences_within_a_cluster_count_as_one(perfect, tmp_path):
 
 def _acc(before, after, model):
     scripted(after, model)
-    return next(d for d in compare(before, after) if (d.task, d.metric) == ("udasa_smoke_sentiment", "acc"))
+    return next(d for d in compare(before, after).differences if (d.task, d.metric) == ("udasa_smoke_sentiment", "acc"))
 
 
 def shuffle(folder):
@@ -262,9 +263,9 @@ def shuffle(folder):
     ("field", "value", "named"),
     [
         ("chat_template", "1" * 64, "chat template"),
-        ("dtype", "bfloat16", "dtype differs: 'float32' and 'bfloat16'"),
+        ("dtype", "bfloat16", r"dtype: float32 \(.*\) and bfloat16"),
         ("device", "cuda", "device"),
-        ("batch_size", 16, "batch size differs: 8 and 16"),
+        ("batch_size", 16, r"batch size: 8 \(.*\) and 16"),
     ],
 )
 def test_another_setup_is_refused(perfect, copy, field, value, named):
@@ -275,7 +276,7 @@ def test_another_setup_is_refused(perfect, copy, field, value, named):
 
 def test_another_task_version_is_refused(perfect, copy):
     edit(copy, lambda content: content["tasks"]["udasa_smoke_sentiment"].update(version="1.1"))
-    with pytest.raises(UserError, match=r"version of udasa_smoke_sentiment differs: '1\.0' and '1\.1'"):
+    with pytest.raises(UserError, match=r"version of udasa_smoke_sentiment: 1\.0 \(.*\) and 1\.1"):
         compare(perfect, copy)
 
 
@@ -287,7 +288,7 @@ def test_another_set_of_tasks_is_refused(perfect, copy):
 
 def test_another_set_of_documents_is_refused(perfect, tmp_path):
     scripted(tmp_path, oracle, limit=4)
-    with pytest.raises(UserError, match="set of documents of udasa_smoke_harmlessness"):
+    with pytest.raises(UserError, match="data of udasa_smoke_harmlessness: 48 documents"):
         compare(perfect, tmp_path)
 
 
@@ -323,7 +324,7 @@ def test_results_and_differences_round_trip(perfect):
     evaluation = load(perfect)
     assert set(evaluation.tasks) == set(TASKS)
     assert set(evaluation.versions) == {"udasa", "lm_eval", "transformers", "torch"}
-    rows = json.loads(to_json(compare(perfect, perfect)))
+    rows = json.loads(to_json(compare(perfect, perfect)))["differences"]
     assert rows[0]["task"] == "udasa_smoke_harmlessness" and rows[0]["delta"] == 0.0 and rows[0]["n"] == 48
 
 
@@ -385,14 +386,14 @@ def test_samples_have_the_form_of_lm_eval(tiny_run):
 
 def test_a_second_run_of_the_same_model_differs_by_nothing(tiny_run, tmp_path):
     evaluate(spec(tiny.policy()), tmp_path, limit=4)
-    assert all(d.delta == 0.0 for d in compare(tiny_run, tmp_path))
+    assert all(d.delta == 0.0 for d in compare(tiny_run, tmp_path).differences)
     assert (tmp_path / "results.json").read_bytes() == (tiny_run / "results.json").read_bytes()
 
 
 def test_an_adapter_is_applied_and_recorded(tiny_run, tmp_path):
     evaluation = evaluate(spec(tiny.policy()), tmp_path, adapter=tiny.adapter(), limit=4)
     assert len(evaluation.setup.adapter) == 64 and "peft" in evaluation.versions
-    differences = compare(tiny_run, tmp_path)
+    differences = compare(tiny_run, tmp_path).differences
     assert all(d.delta != 0 for d in differences if d.metric == "margin")
 
 

@@ -41,7 +41,7 @@ class Demo(NamedTuple):
     adapter: Path
     report: Path
     manifest: Mapping[str, Any]
-    comparison: list[Difference]
+    comparison: tuple[Difference, ...]
     costs: list[Cost]
 
 
@@ -71,7 +71,7 @@ def demo(settings: Recipe, folder: Path, progress: Progress = silent) -> Demo:
     with _timed("evaluate after", costs):
         _evaluate(settings, folder / "eval" / "after", adapter, progress)
     with _timed("compare and report", costs):
-        comparison = compare(folder / "eval" / "before", folder / "eval" / "after")
+        comparison = compare(folder / "eval" / "before", folder / "eval" / "after").differences
         manifest = json.loads((dataset / MANIFEST).read_text(encoding="utf-8"))
         facts = asdict(trained)
         card = cards.render_model_card(facts, f"udasa-{settings.name}-adapter", comparison)

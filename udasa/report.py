@@ -219,8 +219,14 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     env.globals |= {"STAGES": schema.STAGES, "SPLITS": schema.SPLITS}
-    env.filters |= {"bar": _bar, "focusable": _focusable, "number": number, "public_name": public_name}
-    env.filters |= {"human_labels": human_labels, "signed": "{:+.3f}".format, "unit": unit, "words": words}
+    env.filters |= {"bar": _bar, "first_line": _first_line, "focusable": _focusable, "number": number}
+    env.filters |= {
+        "public_name": public_name,
+        "human_labels": human_labels,
+        "signed": "{:+.3f}".format,
+        "unit": unit,
+        "words": words,
+    }
     return env.get_template(template).render(**values) + "\n"
 
 
@@ -234,6 +240,12 @@ def _printed(value: Any) -> Any:
 def words(name: str) -> str:
     """Return a column's name as a reader says it."""
     return name.replace("_", " ")
+
+
+def _first_line(text: str) -> str:
+    """Return the first line of a text that has words in it, cut to what fits a heading."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (lines or ["(empty)"])[0][:120]
 
 
 def _focusable(text: str) -> Markup:

@@ -161,7 +161,7 @@ def card(
         if kind == "dataset":
             stamp({**facts, "repository": repo or facts["repository"]}, folder)
         else:
-            results = run_compare(before, after) if before and after else None
+            results = run_compare(before, after).differences if before and after else None
             text = cards.render_model_card(facts, repo or folder.name, results)
             for name, content in cards.eval_results(results or ()).items():
                 run.write_file(folder / name, content.encode())

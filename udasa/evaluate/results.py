@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from numbers import Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -85,11 +85,13 @@ class Evaluation:
 
 
 class Scores(NamedTuple):
-    """The samples of a task by document: metric -> document -> value, and each document's cluster and prompt."""
+    """The samples of a task by document: metric -> document -> value, and each document's facts."""
 
     values: dict[str, dict[str, float]]
     clusters: dict[str, str]
     prompts: dict[str, str]
+    samples: dict[str, dict[str, Any]]
+    """As lm-eval logged it, behind the document's first filter."""
 
 
 _EVALUATION = TypeAdapter(Evaluation)
@@ -131,16 +133,20 @@ def read_samples(folder: Path, result: TaskResult) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def scores(text: str) -> Scores:
-    """Read JSON lines of samples; a document is its hash, and identical documents are numbered."""
-    found = Scores({}, {}, {})
+def scores(text: str, cluster: str = "cluster") -> Scores:
+    """Read JSON lines of samples; a document is its hash, and identical documents are numbered.
+
+    `cluster`: the document's field that says what it shares with others; without it a document is its own cluster.
+    """
+    found = Scores({}, {}, {}, {})
     seen: Counter[tuple[str, str]] = Counter()
     for sample in map(json.loads, text.removesuffix("\n").split("\n")):
         which = (sample["doc_hash"], sample["filter"])
         seen[which] += 1
         key = f"{sample['doc_hash']}/{seen[which]}"
-        found.clusters[key] = str(sample["doc"].get("cluster", sample["doc_hash"]))
+        found.clusters[key] = str(sample["doc"].get(cluster, sample["doc_hash"]))
         found.prompts[key] = sample["prompt_hash"]
+        found.samples.setdefault(key, sample)
         for metric in sample["metrics"]:
             if isinstance(sample[metric], Real):
                 name = metric if sample["filter"] == "none" else f"{metric},{sample['filter']}"
