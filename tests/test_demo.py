@@ -41,7 +41,7 @@ def test_the_whole_job_runs_from_prompts_to_report(done, tmp_path):
     assert counts["prompts"] == 40 and counts["responses"] == 3 * 40 and counts["pairs"] > 10
     data = load_dataset(str(found.dataset), "exploratory", cache_dir=str(tmp_path))
     assert data["train"].num_rows == counts["stages"]["exploratory"]["train"]
-    assert {d.task.removeprefix("udasa_") for d in found.comparison} == {
+    assert {d.task.removeprefix("udasa_smoke_") for d in found.comparison} == {
         "harmlessness", "helpfulness", "truthfulness", "sentiment"
     }  # fmt: skip
     assert any(d.delta != 0 for d in found.comparison)

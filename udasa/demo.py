@@ -13,10 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from udasa import cards, report, run
-from udasa.evaluate import Difference, compare, evaluate
+from udasa import report, run
+from udasa.evaluate import Difference, evaluate
 from udasa.flow import build
-from udasa.publish import MANIFEST, publish
+from udasa.publish import MANIFEST, attach, publish, write_card
 from udasa.recipe import Recipe
 from udasa.run import Progress, silent
 from udasa.train import train
@@ -71,13 +71,11 @@ def demo(settings: Recipe, folder: Path, progress: Progress = silent) -> Demo:
     with _timed("evaluate after", costs):
         _evaluate(settings, folder / "eval" / "after", adapter, progress)
     with _timed("compare and report", costs):
-        comparison = compare(folder / "eval" / "before", folder / "eval" / "after").differences
+        comparison = attach(adapter, folder / "eval" / "before", folder / "eval" / "after").differences
         manifest = json.loads((dataset / MANIFEST).read_text(encoding="utf-8"))
-        facts = asdict(trained)
-        card = cards.render_model_card(facts, f"udasa-{settings.name}-adapter", comparison)
-        run.write_file(adapter / "README.md", card.encode())
+        write_card(adapter, f"udasa-{settings.name}-adapter")
         pairs, scored, ledger = (run.read_frame(built, name) for name in ("pairs", "scored", "ledger"))
-        page = report.render_report(manifest, pairs, scored, ledger, comparison, facts)
+        page = report.render_report(manifest, pairs, scored, ledger, comparison, asdict(trained))
         run.write_file(folder / "report.html", page.encode())
     return Demo(dataset, adapter, folder / "report.html", manifest, comparison, costs)
 

@@ -113,7 +113,7 @@ def unpaired_error(before: Floats, after: Floats) -> float | None:
 def cluster_sums(values: Floats, clusters: Sequence[str]) -> Floats:
     """Return the sum of the values of each cluster, in the order of their names, shape (clusters,)."""
     _, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    sums: Floats = np.bincount(index, weights=values)
+    sums: Floats = np.bincount(index, weights=values).astype(np.float64)
     return sums
 
 

@@ -145,31 +145,35 @@ def card(
     repo: Annotated[str | None, typer.Option(help="The name that the card shows; default: the folder.")] = None,
     before: Annotated[Path | None, typer.Option(help="Evaluation of the base model, for a model card.")] = None,
     after: Annotated[Path | None, typer.Option(help="Evaluation of the adapter, for a model card.")] = None,
+    push: Annotated[str | None, typer.Option(help="Push adapter, card and results to this Hub model.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="Create the repository as public.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only validate the card that is there.")] = False,
 ) -> None:
     """Render a card anew from its manifest or training facts, and validate it."""
-    from udasa import cards, run
-    from udasa.evaluate import compare as run_compare
+    from udasa import cards
+    from udasa.publish import attach, publish_model, write_card
     from udasa.publish.assemble import stamp
 
     path = folder / "README.md"
     kind: Literal["dataset", "model"] = "dataset" if (folder / "manifest.json").is_file() else "model"
+    if kind == "dataset" and (before or after or push):
+        raise UserError(f"{folder} is a data set; --before, --after and --push are for a model's card.")
+    if (before is None) != (after is None):
+        raise UserError("--before and --after belong together: give both evaluations, or neither.")
     if not check:
-        if (before is None) != (after is None):
-            raise UserError("--before and --after belong together: give both evaluations, or neither.")
         facts = _facts(folder, "manifest.json" if kind == "dataset" else "training.json")
         if kind == "dataset":
             stamp({**facts, "repository": repo or facts["repository"]}, folder)
         else:
-            results = run_compare(before, after).differences if before and after else None
-            text = cards.render_model_card(facts, repo or folder.name, results)
-            for name, content in cards.eval_results(results or ()).items():
-                run.write_file(folder / name, content.encode())
-            run.write_file(path, text.encode())
+            if before and after:
+                attach(folder, before, after)
+            write_card(folder, repo or push or folder.name)
     if not path.is_file():
         raise UserError(f"{folder} holds no README.md to check. Run `udasa card {folder}` first.")
     cards.validate(path.read_text(encoding="utf-8"), kind)
     out.print(f"{path} is a valid {kind} card.", highlight=False, soft_wrap=True)
+    if push:
+        out.print(f"Pushed {push}, commit {publish_model(folder, push, private=not public)}", highlight=False)
 
 
 @app.command()

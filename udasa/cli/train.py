@@ -18,10 +18,7 @@ def train(
     public: Annotated[bool, typer.Option("--public", help="Create the repository as public.")] = False,
 ) -> None:
     """Train one LoRA adapter through the stages with DPO."""
-    from dataclasses import asdict
-
-    from udasa import cards, run
-    from udasa.publish import publish_model
+    from udasa.publish import publish_model, write_card
     from udasa.recipe import load
     from udasa.train import train as run_train
 
@@ -36,8 +33,7 @@ def train(
         license=settings.license,
         progress=bars,
     )
-    card = cards.render_model_card(asdict(trained), push or f"udasa-{settings.name}-adapter")
-    run.write_file(output / "README.md", card.encode())
+    write_card(output, push or f"udasa-{settings.name}-adapter")
     shown = table("stage", "pairs", "steps", "first loss", "last loss", "reward accuracy", title="Training")
     for stage in trained.stages:
         numbers = (stage.first_loss, stage.last_loss, stage.reward_accuracy)

@@ -17,5 +17,6 @@ from udasa.evaluate.results import Evaluation, Metric, Setup, TaskResult, load
 from udasa.evaluate.suite import evaluate
 
 __all__ = [
-    "Comparison", "Difference", "Evaluation", "Metric", "Setup", "TaskResult", "compare", "evaluate", "load", "to_json",
+    "Comparison", "Difference", "Evaluation", "Metric", "Setup", "TaskResult", "compare", "evaluate",
+    "load", "to_json",
 ]  # fmt: skip

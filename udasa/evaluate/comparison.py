@@ -97,7 +97,7 @@ class Compared(NamedTuple):
     facts: dict[str, str]
     """What its values hang on."""
     adapters: tuple[str | None, ...]
-    """sha256 of each adapter, where it was recorded."""
+    """sha256 of each adapter, or `none`; None where it was not recorded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,7 +40,7 @@ class Run:
     path: Path
     model: str
     adapter: str | None
-    """sha256 of the adapter, where it was recorded."""
+    """sha256 of the adapter, or `none`; None where it was not recorded."""
     facts: dict[str, str]
     """What the values hang on, by name; what was not recorded is not there."""
     tasks: dict[str, Task]
@@ -89,7 +89,9 @@ def _ours(folder: Path, cluster: str) -> Run:
         tasks[name] = Task(
             facts={"version": result.version}, scores=_only(read, means, name, folder), higher_is_better=up
         )
-    return Run(path=folder, model=str(setup.model.get("model")), adapter=setup.adapter, facts=facts, tasks=tasks)
+    return Run(
+        path=folder, model=str(setup.model.get("model")), adapter=setup.adapter or "none", facts=facts, tasks=tasks
+    )
 
 
 def _stock(files: Iterable[Path], cluster: str) -> Run:

@@ -97,18 +97,22 @@ def _change(before: float, after: float, higher_is_better: bool) -> Change | Non
 def _title(sample: Mapping[str, Any]) -> str:
     doc = sample.get("doc")
     named = [doc[name] for name in _QUESTIONS if isinstance(doc.get(name), str)] if isinstance(doc, dict) else []
-    return (named or [_prompt(sample)])[0]
+    return str((named or [_prompt(sample)])[0])
 
 
 def _prompt(sample: Mapping[str, Any]) -> str:
     """Return what the model was asked: the first argument of the first request."""
-    first = next(iter(sample.get("arguments", {}).values()), {}) if isinstance(sample.get("arguments"), dict) else {}
-    return str(first.get("arg_0", ""))
+    return str(next(iter(_requests(sample)), {}).get("arg_0", ""))
+
+
+def _requests(sample: Mapping[str, Any]) -> list[dict[str, Any]]:
+    arguments = sample.get("arguments")
+    return list(arguments.values()) if isinstance(arguments, dict) else []
 
 
 def _answer(sample: Mapping[str, Any]) -> str:
     """Return the answers as text: what was generated, or each choice with its log-likelihood."""
-    arguments = list(sample["arguments"].values()) if isinstance(sample.get("arguments"), dict) else []
+    arguments = _requests(sample)
     lines = []
     for index, answers in enumerate(sample.get("resps", [])):
         for answer in answers if isinstance(answers, list) else [answers]:

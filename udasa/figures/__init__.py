@@ -6,10 +6,10 @@ builds    charts of a build's tables     comparisons    charts of paired differe
 """
 
 from udasa.figures.builds import UNITS, gap_chart, scatter_chart, stage_chart, uncertainty_chart
-from udasa.figures.comparisons import Difference, forest_chart, reading
+from udasa.figures.comparisons import Difference, forest_chart, reading, refusal_plane
 from udasa.figures.style import READING_COLOURS, ROLE_COLOURS, STAGE_COLOURS, to_svg, visible
 
 __all__ = [
     "READING_COLOURS", "ROLE_COLOURS", "STAGE_COLOURS", "UNITS", "Difference", "forest_chart", "gap_chart", "reading",
-    "scatter_chart", "stage_chart", "to_svg", "uncertainty_chart", "visible",
+    "refusal_plane", "scatter_chart", "stage_chart", "to_svg", "uncertainty_chart", "visible",
 ]  # fmt: skip

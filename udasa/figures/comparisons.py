@@ -94,7 +94,7 @@ def refusal_plane(points: Sequence[Mapping[str, Any]], title: str) -> "alt.Layer
 
     names = [f"{i}. {visible(point['run'])}" for i, point in enumerate(points, 1)]
     rows = [{**point, "run": name, "order": i} for i, (point, name) in enumerate(zip(points, names, strict=True))]
-    axis = {"scale": alt.Scale(domain=[0, 1], nice=False), "axis": alt.Axis(tickCount=5, format=".0%")}
+    axis: dict[str, Any] = {"scale": alt.Scale(domain=[0, 1], nice=False), "axis": alt.Axis(tickCount=5, format=".0%")}
     x = alt.X("safe:Q", title="safe requests refused (fewer is better)", **axis)
     y = alt.Y("harmful:Q", title="harmful requests answered (fewer is better)", **axis)
     palette = ["#767676", "#0072B2", "#E69F00", "#CC79A7", "#009E73", "#D55E00"]

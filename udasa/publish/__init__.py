@@ -20,6 +20,7 @@ from udasa.publish.assemble import assemble, sha256, stamp
 from udasa.publish.checks import Problem, Verified, verify, verify_folder
 from udasa.publish.differences import Diff, Level, diff
 from udasa.publish.hub import Access, Gated, push, tags
+from udasa.publish.model import attach, publish_model, write_card
 from udasa.publish.recompute import rebuild, rebuild_differs
 from udasa.publish.versions import FIRST, Proposal, Version
 from udasa.release import MANIFEST, Opened, is_folder, open_data, open_release
@@ -32,6 +33,7 @@ __all__ = [
     "Release",
     "Verified",
     "assemble",
+    "attach",
     "diff",
     "is_folder",
     "propose",
@@ -41,6 +43,7 @@ __all__ = [
     "rebuild",
     "rebuild_differs",
     "verify",
+    "write_card",
 ]
 
 AUTO = "auto"
@@ -116,27 +119,6 @@ def propose(build: Path, target: str, *, token: str | None = None) -> Proposal:
     with tempfile.TemporaryDirectory() as temporary:
         manifest = assemble(build, target, versions.text(FIRST), Path(temporary))
         return _propose(build, Path(temporary), manifest, there, token)[0]
-
-
-def publish_model(folder: Path, repo: str, *, private: bool = True, token: str | None = None) -> str:
-    """Push a trained adapter with its card, figures and results as one commit; returns the commit sha.
-
-    Raises:
-        UserError: the folder holds no finished training, or the Hub refused.
-    """
-    names = ("README.md", "training.json", "adapter_config.json", "adapter_model.safetensors")
-    if missing := [name for name in names if not (folder / name).is_file()]:
-        raise UserError(f"{folder} is not a finished training: it lacks {', '.join(missing)}. Run udasa train first.")
-    found = [folder / name for name in names]
-    for pattern in ("figures/*.svg", "figures/*.png", ".eval_results/*.yaml"):
-        found += sorted(folder.glob(pattern))
-    with tempfile.TemporaryDirectory() as temporary:
-        for path in found:
-            copy = Path(temporary) / path.relative_to(folder)
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, copy)
-        message = "Update the adapter and its card"
-        return push(HfApi(token=token), Path(temporary), repo, "model", message, None, Access(private))
 
 
 def read_back(target: str, revision: str | None, token: str | None = None) -> dict[str, Any]:
