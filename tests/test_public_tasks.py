@@ -8,15 +8,18 @@ from functools import partial
 import numpy as np
 import pytest
 
-from tests import mirror
+from tests import mirror, tiny
 from tests.test_evaluate import SETUP
 from udasa import resources
+from udasa.backends import ModelSpec
 from udasa.errors import MissingExtraError, UserError
-from udasa.evaluate import load, suite
+from udasa.evaluate import evaluate, load, suite
+from udasa.evaluate.results import sha256
 from udasa.evaluate.tasks import bias, canary, ifeval, preferences, truth
 
 LOGLIKELIHOOD = ("udasa_hh_margin", "udasa_bias", "udasa_hhh", "udasa_truth_binary", "udasa_truth_blind")
 TASKS = (*LOGLIKELIHOOD, "udasa_canary_arithmetic", "udasa_canary_text")
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT 0.21
 REAL = resources.shelf("eval").parents[1] / "shared" / "data"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the public data sets are not beside the project")
 
@@ -361,3 +364,30 @@ def test_nltk_data_that_is_missing_is_named(monkeypatch):
     monkeypatch.setattr(nltk.data, "find", nothing)
     with pytest.raises(MissingExtraError, match="downloader punkt_tab"):
         ifeval.prompts()
+
+
+# The tiny model, end to end
+
+
+def test_the_tiny_model_runs_what_a_group_holds(tmp_path, data, capfd):
+    model = ModelSpec(model=str(tiny.policy()))
+    capfd.readouterr()
+    tasks = ["udasa_canary", "udasa_truth_binary"]
+    evaluation = evaluate(model, tmp_path / "e", tasks=tasks, data=data, profile="cpu", limit=2)
+    shown, warned = capfd.readouterr()
+    assert shown == "" and "%" not in warned  # a paragraph is longer than the tiny model's context, and is warned of
+    assert tuple(evaluation.tasks) == ("udasa_canary_arithmetic", "udasa_canary_text", "udasa_truth_binary")
+    assert evaluation.setup.profile == "cpu" and evaluation == load(tmp_path / "e")
+    file = data / "truthfulqa" / "TruthfulQA_v2025_790.csv"
+    assert evaluation.sources == {"truthfulqa/TruthfulQA_v2025_790.csv": sha256(file.read_bytes())}
+    assert evaluation.tasks["udasa_canary_text"].metrics["bits_per_byte"].value > 1.0
+
+
+def test_log_likelihoods_that_are_all_the_same_are_refused():
+    def samples(*values):
+        return {"t": [{"resps": [[(value, False)] for value in values]}, {"resps": [["a text"]]}, {"resps": [[-3.0]]}]}
+
+    with pytest.raises(UserError, match=r"All 2 log-likelihoods are -7\.0: the model gives every text the same"):
+        suite._refuse_constant(samples(-7.0, -7.0))
+    for fine in (samples(-7.0, -7.1), samples(-7.0), {"t": []}):
+        suite._refuse_constant(fine)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from itertools import chain
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,8 @@ def evaluate(
         progress: shown the requests.
 
     Raises:
-        UserError: an unknown task or profile, a missing source, a folder that is no adapter, or log-likelihoods or
-            metrics that are not finite.
+        UserError: an unknown task or profile, a missing source, a folder that is no adapter, log-likelihoods or metrics
+            that are not finite, or log-likelihoods that are all the same.
     """
     if model.backend == "fake":
         raise UserError("A fake has no weights to evaluate. Name a model whose backend is 'hf' or 'vllm'.")
@@ -79,24 +79,29 @@ def evaluate(
         loaded = _load_tasks(tasks, data, profile)
         lm, setup = _language_model(model, adapter, batch_size, limit, progress)
         found = _harness(lm, loaded, limit)
+    _refuse_constant(found["samples"])
     return _write(output, found, replace(setup, profile=profile), sources=read, skipped=loaded["skipped"])
 
 
 @contextmanager
 def _quiet(log: Path) -> Iterator[None]:
     """Send lm-eval's warnings to a file, and keep off the console the bars that nobody asked for."""
-    import lm_eval.api.task as module
+    import lm_eval.api.task
+    import lm_eval.models.huggingface
 
-    logger, bar = logging.getLogger("lm_eval"), module.tqdm
+    logger, bar = logging.getLogger("lm_eval"), lm_eval.api.task.tqdm
+    with_bars = (lm_eval.api.task, lm_eval.models.huggingface)  # one a task over its documents, one a batch of prose
     handler = logging.FileHandler(log, mode="w", encoding="utf-8")
     handler.setLevel(logging.WARNING)
     logger.addHandler(handler)
-    module.tqdm = partial(bar, disable=True)  # one bar a task over its documents; lm-eval has no argument for it
+    for module in with_bars:  # lm-eval has no argument for it
+        module.tqdm = lambda *args, **options: bar(*args, **{**options, "disable": True})
     try:
         with quiet():
             yield
     finally:
-        module.tqdm = bar
+        for module in with_bars:
+            module.tqdm = bar
         logger.removeHandler(handler)
         handler.close()
 
@@ -206,6 +211,22 @@ def _harness(lm: Any, loaded: dict[str, Any], limit: int | None) -> dict[str, An
         fewshot_as_multiturn=True,
     )
     return found
+
+
+def _refuse_constant(samples: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+    """Refuse a model whose log-likelihoods are all one number: it answers nothing, though ties give it chance."""
+    found = [
+        response[0]
+        for sample in chain.from_iterable(samples.values())
+        for responses in sample["resps"]
+        for response in responses
+        if isinstance(response, tuple)
+    ]
+    if len(found) > 1 and len(set(found)) == 1:
+        raise UserError(
+            f"All {len(found)} log-likelihoods are {found[0]}: the model gives every text the same probability. "
+            "Its weights or dtype are broken. Evaluate an earlier checkpoint."
+        )
 
 
 def _write(
