@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from tests import mirror, tiny
+from tests import mirror, planted, tiny
 from tests.test_evaluate import SETUP
 from udasa import resources
 from udasa.backends import ModelSpec
@@ -18,6 +18,13 @@ from udasa.evaluate.results import sha256
 from udasa.evaluate.tasks import bias, canary, ifeval, preferences, truth
 
 LOGLIKELIHOOD = ("udasa_hh_margin", "udasa_bias", "udasa_hhh", "udasa_truth_binary", "udasa_truth_blind")
+GENERATED = (
+    "udasa_harm_refusal",
+    "udasa_overrefusal",
+    "udasa_sentiment",
+    "udasa_truth_sampled",
+    "udasa_helpful_judge",
+)
 TASKS = (*LOGLIKELIHOOD, "udasa_canary_arithmetic", "udasa_canary_text")
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT 0.21
 REAL = resources.shelf("eval").parents[1] / "shared" / "data"
@@ -26,7 +33,7 @@ real = pytest.mark.skipif(not REAL.is_dir(), reason="the public data sets are no
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    return mirror.plant(tmp_path / "mirror", monkeypatch)
+    return mirror.plant(planted.plant(tmp_path / "mirror", monkeypatch), monkeypatch)
 
 
 def scripted(folder, data, loglikelihood, tasks=LOGLIKELIHOOD, reply="42", **options):
@@ -73,7 +80,7 @@ def by_byte(sign, document, index):
 # lm-eval's own checks of a task
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", (*TASKS, *GENERATED))
 def test_a_task_passes_the_checks_of_lm_eval(data, name):
     """The checks of lm-eval's tests/test_tasks.py, which its CI runs on every new task."""
     task = suite._load_tasks([name], data)["tasks"][name]
@@ -101,7 +108,7 @@ def test_a_task_passes_the_checks_of_lm_eval(data, name):
 
 def test_every_task_of_the_group_is_described():
     readme = (resources.shelf("eval") / "README.md").read_text(encoding="utf-8")
-    assert all(f"`{name}`" in readme for name in (*TASKS, "udasa_ifeval"))
+    assert all(f"`{name}`" in readme for name in (*TASKS, *GENERATED, "udasa_ifeval"))
 
 
 def test_the_group_has_a_group_a_dimension(data, monkeypatch):
@@ -111,7 +118,13 @@ def test_the_group_has_a_group_a_dimension(data, monkeypatch):
     shelf = str(resources.shelf("eval") / "tasks")
     manager = TaskManager(include_path=shelf, include_defaults=False, metadata={"data": str(data)})
     groups = manager.load(["udasa"])["group_map"]["udasa"]
-    assert groups == ["udasa::harmlessness", "udasa::helpfulness", "udasa::truthfulness", "udasa_canary"]
+    assert groups == [
+        "udasa::harmlessness",
+        "udasa::helpfulness",
+        "udasa::truthfulness",
+        "udasa::sentiment",
+        "udasa_canary",
+    ]
 
 
 # Scripted models

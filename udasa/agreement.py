@@ -1,4 +1,4 @@
-"""How well numbers agree with what people said: AUC, rank correlation, calibration error, each with its interval.
+"""How well numbers agree with people: AUC, kappa, rank correlation, calibration error, each with an interval.
 
 Intervals are 95 % percentile bootstraps over groups: rows of one group are not independent, so whole groups are drawn.
 """
@@ -46,6 +46,19 @@ def calibration_error(expected: Floats, found: Floats) -> float:
     bins = [rows for rows in np.array_split(order, _BINS) if len(rows)]
     gaps = [abs(expected[rows].mean() - found[rows].mean()) * len(rows) for rows in bins]
     return float(sum(gaps) / len(order))
+
+
+def kappa(left: Floats, right: Floats) -> float:
+    """Return Cohen's kappa (1960) of two yes/no labellings (1 and 0), -1 .. 1; NaN where both give one label only."""
+    agreed = float((left == right).mean())
+    yes = float(left.mean()), float(right.mean())
+    chance = yes[0] * yes[1] + (1 - yes[0]) * (1 - yes[1])
+    return (agreed - chance) / (1 - chance) if chance < 1 else np.nan
+
+
+def accuracy(left: Floats, right: Floats) -> float:
+    """Return the share of rows on which two labellings agree."""
+    return float((left == right).mean())
 
 
 def mean(values: Floats) -> float:

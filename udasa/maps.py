@@ -271,8 +271,8 @@ def _fit_column(column: str, x: Floats, y: Floats, groups: NDArray[np.str_], mis
             f"In {name} failures do not become more frequent as {column} rises, so no rising map fits. "
             "Check which way the label goes, or leave the column out."
         )
-    held_out = _held_out(x, y, groups)
-    ece = calibration_error(held_out, y, groups, column)
+    predicted = held_out(x, y, groups)
+    ece = calibration_error(predicted, y, groups, column)
     assert ece.value is not None and ece.low is not None and ece.high is not None
     return Map(
         x=tuple(knots[0].tolist()),
@@ -300,8 +300,12 @@ def isotonic(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     return unique[keep], fitted[keep]
 
 
-def _held_out(x: Floats, y: Floats, groups: NDArray[np.str_]) -> Floats:
-    """Return the prediction of every row by a map that has not seen its group."""
+def held_out(x: Floats, y: Floats, groups: NDArray[np.str_]) -> Floats:
+    """Return the prediction of every row by a rising map that has not seen its group.
+
+    Raises:
+        UserError: there are fewer groups than folds.
+    """
     names, place = np.unique(groups, return_inverse=True)
     if len(names) < FOLDS:
         raise UserError(f"The labelled rows are of {len(names)} groups; a held-out error needs at least {FOLDS}.")
@@ -317,8 +321,7 @@ def _held_out(x: Floats, y: Floats, groups: NDArray[np.str_]) -> Floats:
 
 def calibration_error(predicted: Floats, labels: Floats, groups: NDArray[np.str_], *seed: object) -> Estimate:
     """Return the expected calibration error in bins of equal mass, with its interval; see `fit`."""
-    ranked = np.sort(predicted)
-    bins = np.searchsorted(ranked, predicted, side="left") * BINS // len(predicted)
+    bins = _bins(predicted)
     _, place = np.unique(groups, return_inverse=True)
     errors = np.zeros((place.max() + 1, BINS))
     np.add.at(errors, (place, bins), predicted - labels)
@@ -332,3 +335,15 @@ def calibration_error(predicted: Floats, labels: Floats, groups: NDArray[np.str_
     low, high = np.percentile(np.concatenate(found), (2.5, 97.5))
     low, high = hull((float(low), float(high)), (value, value))
     return Estimate(value=value, low=low, high=high, n=len(labels))
+
+
+def expected_calibration_error(predicted: Floats, labels: Floats) -> float:
+    """Return the value of `calibration_error` alone, 0 .. 1."""
+    errors = np.bincount(_bins(predicted), weights=predicted - labels, minlength=BINS)
+    return float(np.abs(errors).sum() / len(labels))
+
+
+def _bins(predicted: Floats) -> NDArray[np.int64]:
+    """Return the bin of each prediction: of equal mass, equal predictions in one."""
+    bins: NDArray[np.int64] = np.searchsorted(np.sort(predicted), predicted, side="left") * BINS // len(predicted)
+    return bins

@@ -4,7 +4,6 @@ All entailment questions of a shard are collected first (`udasa.questions`), so 
 two prompts share is asked once, and the model sees long batches.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,21 +15,13 @@ from udasa import schema, uncertainty
 from udasa.backends import Embedder, Entailer, Exchange, Floats, Judge, Report, ignore
 from udasa.memory import Memory
 from udasa.questions import Answers, Asker, before
-
-REFUSAL = re.compile(
-    r"^\W*(i['’]?m (very |really |so )?(sorry|afraid|unable|not able|not comfortable)"
-    r"|i am (sorry|unable|not able)|sorry\b"
-    r"|i (can['’]?t|cannot|can not|won['’]?t|will not|could not|couldn['’]?t) "
-    r"|i(['’]d| would) rather not|i must decline|as an ai\b)",
-    re.IGNORECASE,
-)
-"""How a refusing sentence begins; it claims nothing that could be true or false."""
+from udasa.refusals import OPENING
 
 
 def claims(text: str) -> list[str]:
     """Return the sentences of a response that claim something: refusals and sentences without a letter are left out."""
     sentences = (sentence.strip() for sentence in sentencex.segment("en", text))
-    return [s for s in sentences if any(c.isalpha() for c in s) and not REFUSAL.match(s)]
+    return [s for s in sentences if any(c.isalpha() for c in s) and not OPENING.match(s)]
 
 
 class Scorer:

@@ -70,13 +70,18 @@ class HFSampler:
         self, prompts: Sequence[Sequence[Message]], seeds: Sequence[Sequence[int]], report: Report = ignore
     ) -> list[list[Response] | Failure]:
         """See `Sampler.sample`."""
-        encoded = [self._encode(list(messages)) for messages in prompts]
-        drawn: list[dict[int, Response]] = [{} for _ in prompts]
+        return self.draw([self._encode(list(messages)) for messages in prompts], seeds, report)
+
+    def draw(
+        self, encoded: Sequence[list[int]], seeds: Sequence[Sequence[int]], report: Report = ignore
+    ) -> list[list[Response] | Failure]:
+        """Do what `sample` does for prompts that are tokens already."""
+        drawn: list[dict[int, Response]] = [{} for _ in encoded]
         lengths = [len(ids) for ids in encoded]
         fitting = [i for i, length in enumerate(lengths) if self._fits(length)]
         parts = [part for i in fitting for part in self._parts(i, lengths[i], len(seeds[i]))]
         widths = [(lengths[i] + self.sampling.max_new_tokens) * len(ks) for i, ks in parts]
-        report(len(prompts) - len(fitting))
+        report(len(encoded) - len(fitting))
         for numbers in batches_by_length(widths, self.batch_tokens):
             batch = [parts[n] for n in numbers]
             rows = [(i, k) for i, ks in batch for k in ks]

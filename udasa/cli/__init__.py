@@ -7,12 +7,12 @@ import sys
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from udasa.cli import audit, build, evaluate, inspect, judge, lint, release, train
+from udasa.cli import audit, build, classifiers, evaluate, inspect, judge, lint, release, train
 from udasa.cli.terminal import app, err
 from udasa.errors import LimitError, MissingExtraError, UserError
 from udasa.log import BudgetError
 
-__all__ = ["app", "audit", "build", "evaluate", "inspect", "judge", "lint", "main", "release", "train"]
+__all__ = ["app", "audit", "build", "classifiers", "evaluate", "inspect", "judge", "lint", "main", "release", "train"]
 
 _ORDER = (
     "demo", "plan", "build", "restage", "calibrate", "lint", "inspect", "publish", "verify", "diff", "rebuild", "card",

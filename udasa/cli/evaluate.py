@@ -26,25 +26,37 @@ def evaluate(
     ] = None,
     profile: Annotated[str, typer.Option(help="full, or cpu: a sample of each public task, by hash.")] = "full",
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many items of each task.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="A recipe whose policy compares the answers with the baseline's.")
+    ] = None,
+    baseline: Annotated[Path | None, typer.Option(help="An evaluation whose answers are compared with.")] = None,
+    pairs: Annotated[
+        str | None, typer.Option(help="The data set that the adapter was trained on, where it does not say so itself.")
+    ] = None,
 ) -> None:
     """Score a recipe's policy, with or without an adapter, with lm-eval."""
     from udasa.evaluate import evaluate as run_evaluate
     from udasa.recipe import load
 
     quiet_libraries()
+    settings = load(recipe)
     found = run_evaluate(
-        load(recipe).policy,
+        settings.policy,
         output,
         adapter=adapter,
         tasks=tasks.split(","),
         data=data,
         profile=profile,
         limit=limit,
+        recipe=settings,
+        judge=load(judge).policy if judge else None,
+        baseline=baseline,
+        pairs=pairs,
         progress=bars,
     )
     shown = table("task", "metric", "n", "value", "95 % interval", title="Results")
     for task, result in found.tasks.items():
-        for name, metric in result.metrics.items():
+        for name, metric in (*result.metrics.items(), *result.totals.items()):
             shown.add_row(task, name, str(metric.n), f"{metric.value:.3f}", f"{metric.low:.3f} to {metric.high:.3f}")
     out.print(shown)
     out.print(f"Results: {output}", highlight=False, soft_wrap=True)

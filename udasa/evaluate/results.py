@@ -48,6 +48,8 @@ class TaskResult:
     """Digest of the samples file."""
     metrics: dict[str, Metric]
     """By name; a metric behind a named filter is `metric,filter`, as lm-eval writes it."""
+    totals: dict[str, Metric] = field(default_factory=dict)
+    """Numbers of the whole task that are no mean over documents, such as an AUROC; n is in documents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)

@@ -291,3 +291,9 @@ def _where(name: str, source: Source, file: File) -> str:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def mirrored(name: str, data: str | Path | None = None) -> bool:
+    """Say whether the mirror has a file of this name."""
+    mirror = data or os.environ.get(MIRROR)
+    return bool(mirror) and (Path(str(mirror)).expanduser() / name).is_file()

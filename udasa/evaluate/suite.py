@@ -1,6 +1,5 @@
 """A chat model -> lm-eval -> results and samples."""
 
-import dataclasses
 import importlib.metadata
 import json
 import logging
@@ -14,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from udasa import resources
-from udasa.adapters import find_adapter
-from udasa.backends import ModelSpec, Report, ignore
-from udasa.backends_hf import load_causal_lm, quiet
-from udasa.backends_hf.weights import find_weights
+from udasa.backends import ModelSpec, identity
+from udasa.backends_hf import quiet
 from udasa.errors import MissingExtraError, UserError, require
-from udasa.evaluate import sources
+from udasa.evaluate import context, language_model, sources
+from udasa.evaluate.context import Context
 from udasa.evaluate.controls import subtract_controls
+from udasa.evaluate.language_model import diverged
+from udasa.evaluate.pairwise import Referee, appoint
 from udasa.evaluate.results import (
     Evaluation,
     Metric,
@@ -30,6 +30,10 @@ from udasa.evaluate.results import (
     scores,
     sha256,
 )
+from udasa.evaluate.tasks import helpful
+from udasa.evaluate.totals import totals
+from udasa.recipe import Recipe
+from udasa.release import open_data
 from udasa.run import Progress, silent
 from udasa.statistics import hull, interval, proportion_interval, right_or_wrong
 
@@ -49,6 +53,10 @@ def evaluate(
     profile: str = "full",
     limit: int | None = None,
     batch_size: int = 8,
+    recipe: Recipe | None = None,
+    judge: ModelSpec | None = None,
+    baseline: Path | None = None,
+    pairs: str | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Run lm-eval tasks on a chat model and write results.json and the samples to `output`.
@@ -63,11 +71,15 @@ def evaluate(
         profile: `full`, or `cpu` for a sample of each of our tasks by the hash of its documents.
         limit: take only the first documents of each task.
         batch_size: sequences in one forward pass; it is fixed, since it changes the last digits.
+        recipe: whose entailer and judge measure the uncertainties of sampled answers; None leaves them out.
+        judge: who compares answers with those of `baseline`; never the model, nor one that built its pairs.
+        baseline: an evaluation whose answers are compared with.
+        pairs: the data set that the adapter was trained on; default: the one that its training.json names.
         progress: shown the requests.
 
     Raises:
-        UserError: an unknown task or profile, a missing source, a folder that is no adapter, log-likelihoods or metrics
-            that are not finite, or log-likelihoods that are all the same.
+        UserError: an unknown task or profile, a missing source, a folder that is no adapter, a judge that is not
+            independent, log-likelihoods or metrics that are not finite, or log-likelihoods that are all the same.
     """
     if model.backend == "fake":
         raise UserError("A fake has no weights to evaluate. Name a model whose backend is 'hf' or 'vllm'.")
@@ -75,12 +87,35 @@ def evaluate(
         raise UserError(f"limit must be at least 1 document, got {limit}.")
     require("lm_eval", extra="eval")
     output.mkdir(parents=True, exist_ok=True)
-    with _quiet(output / "lm_eval.log"), sources.recording() as read:
+    given = Context(recipe=recipe, referee=_referee(model, adapter, judge, baseline, pairs))
+    with _quiet(output / "lm_eval.log"), sources.recording() as read, context.use(given):
         loaded = _load_tasks(tasks, data, profile)
-        lm, setup = _language_model(model, adapter, batch_size, limit, progress)
+        lm, setup = language_model.load(model, adapter, batch_size, limit, progress)
+        context.change(base_nats=lm.base_nats)
         found = _harness(lm, loaded, limit)
     _refuse_constant(found["samples"])
     return _write(output, found, replace(setup, profile=profile), sources=read, skipped=loaded["skipped"])
+
+
+def _referee(
+    model: ModelSpec, adapter: Path | None, judge: ModelSpec | None, baseline: Path | None, pairs: str | None
+) -> Referee | None:
+    """Return the judge of pairs of answers, if one is asked for, having refused one that is not independent."""
+    if judge is None and baseline is None:
+        return None
+    if judge is None or baseline is None:
+        raise UserError("Answers are compared by a judge with a baseline's: give both --judge and --baseline.")
+    training = adapter / "training.json" if adapter else None
+    if pairs is None and training and training.is_file():
+        pairs = json.loads(training.read_text(encoding="utf-8"))["data"]
+    if adapter is not None and pairs is None:
+        raise UserError(
+            f"{adapter} has no training.json, so that it is unknown which models built its pairs, and {judge.model} "
+            "may be one of them. Name the data set with --pairs."
+        )
+    models = open_data(pairs).facts["models"] if pairs else {}
+    builders = {f"{role} that built the training pairs": models[role] for role in ("policy", "judge") if role in models}
+    return appoint(judge, helpful.baseline(baseline), identity(model), builders)
 
 
 @contextmanager
@@ -157,44 +192,6 @@ def _members(manager: Any, name: str) -> Iterator[str]:
             yield from _members(manager, item)
 
 
-def _language_model(
-    spec: ModelSpec, adapter: Path | None, batch_size: int, limit: int | None, progress: Progress
-) -> tuple[Any, Setup]:
-    """Load the model into lm-eval's wrapper, with progress and a check for divergence."""
-    from lm_eval.models.huggingface import HFLM
-
-    class Reporting(HFLM):  # type: ignore[misc]
-        report: Report = staticmethod(ignore)
-
-        def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-            with progress("evaluate", len(requests)) as self.report:
-                pairs: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
-            if bad := sum(not math.isfinite(value) for value, _ in pairs):
-                raise _diverged(f"{bad} of {len(pairs)} log-likelihoods")
-            return pairs
-
-        def _model_call(self, inps: Any, **options: Any) -> Any:
-            logits = super()._model_call(inps, **options)
-            self.report(len(inps))
-            return logits
-
-    if adapter is not None:
-        spec = dataclasses.replace(spec, backend="hf", server=None, adapter=str(adapter), adapter_revision=None)
-    found = find_adapter(spec)
-    network, tokenizer = load_causal_lm(spec)
-    setup = Setup(
-        model={field: None if value is None else str(value) for field, value in find_weights(spec).identity.items()},
-        adapter=None if found is None else found.identity["sha256"],
-        chat_template=sha256(str(tokenizer.get_chat_template()).encode()),
-        dtype=str(network.dtype).removeprefix("torch."),
-        device=network.device.type,
-        batch_size=batch_size,
-        limit=limit,
-    )
-    # Without the logits cache one request is one row of a batch, so rows can be counted.
-    return Reporting(pretrained=network, tokenizer=tokenizer, batch_size=batch_size, logits_cache=False), setup
-
-
 def _harness(lm: Any, loaded: dict[str, Any], limit: int | None) -> dict[str, Any]:
     """Run lm-eval's `evaluate`; its `simple_evaluate` starts git and pip as well, which takes seconds and prints."""
     import torch
@@ -210,7 +207,8 @@ def _harness(lm: Any, loaded: dict[str, Any], limit: int | None) -> dict[str, An
         apply_chat_template=True,
         fewshot_as_multiturn=True,
     )
-    return found
+    aggregations = {name: task.aggregation() for name, task in loaded["tasks"].items()}
+    return {**found, "aggregations": aggregations}
 
 
 def _refuse_constant(samples: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
@@ -252,7 +250,7 @@ def _write(
 
 def _samples_text(samples: Iterable[Mapping[str, Any]]) -> str:
     """Return the samples as JSON lines, as `lm_eval --log_samples` writes them."""
-    from lm_eval.utils import handle_non_serializable, sanitize_list
+    from lm_eval.utils import handle_non_serializable
 
     lines = []
     for sample in samples:
@@ -260,10 +258,20 @@ def _samples_text(samples: Iterable[Mapping[str, Any]]) -> str:
             f"gen_args_{i}": {f"arg_{j}": part for j, part in enumerate(request)}
             for i, request in enumerate(sample["arguments"])
         }
-        responses = {key: sanitize_list(sample[key]) for key in ("resps", "filtered_resps")}
+        responses = {key: _plain(sample[key]) for key in ("resps", "filtered_resps")}
         form = {**sample, **responses, "arguments": arguments, "target": str(sample["target"])}
         lines.append(json.dumps(form, default=handle_non_serializable, ensure_ascii=False) + "\n")
     return "".join(lines)
+
+
+def _plain(responses: Any) -> Any:
+    """Return responses as lm-eval writes them; what a filter made of them (dicts) keeps its form."""
+    from lm_eval.utils import sanitize_list
+
+    def made(value: Any) -> bool:
+        return isinstance(value, dict) or (isinstance(value, list) and any(map(made, value)))
+
+    return responses if made(responses) else sanitize_list(responses)
 
 
 def _task_result(task: str, text: str, found: Mapping[str, Any]) -> TaskResult:
@@ -272,7 +280,7 @@ def _task_result(task: str, text: str, found: Mapping[str, Any]) -> TaskResult:
     metrics = {}
     for name, values in scored.values.items():
         if not all(math.isfinite(value) for value in values.values()):
-            raise _diverged(f"values of {name} in {task}")
+            raise diverged(f"values of {name} in {task}")
         mean = math.fsum(values.values()) / len(values)
         base, _, filter_name = name.partition(",")
         theirs = found["results"][task][f"{base},{filter_name or 'none'}"]
@@ -290,11 +298,5 @@ def _task_result(task: str, text: str, found: Mapping[str, Any]) -> TaskResult:
         samples=f"samples_{task}.jsonl",
         sha256=sha256(text.encode()),
         metrics=metrics,
-    )
-
-
-def _diverged(what: str) -> UserError:
-    return UserError(
-        f"Some {what} are NaN or infinite: the model has diverged, or its weights or dtype are broken. "
-        "Evaluate an earlier checkpoint, or train with a smaller learning rate."
+        totals=totals(task, found),
     )

@@ -10,7 +10,7 @@ from udasa.backends import Floats
 from udasa.lint.finding import Finding, Interval, auc, difference, finding, share, wilson
 from udasa.pairs import normal
 from udasa.recipe import Recipe
-from udasa.score import REFUSAL
+from udasa.refusals import OPENING
 
 TEMPLATE = (
     r"(?im)<\|[\w.-]+\|>|\[/?INST\]|<</?SYS>>|</?s>|<(start|end)_of_turn>|<(bos|eos|pad|unk)>"
@@ -134,7 +134,7 @@ def _replies(pairs: pl.DataFrame, scored: pl.DataFrame, settings: Recipe, limits
         share(
             "refusals-chosen",
             pairs.filter(pl.col("task") != "harmlessness"),
-            pl.col("chosen_text").str.contains(f"(?i){REFUSAL.pattern}"),
+            pl.col("chosen_text").str.contains(f"(?i){OPENING.pattern}"),
             limits,
             "{count} of {total} chosen replies outside the harmlessness task begin with a refusal.",
         ),
