@@ -18,6 +18,7 @@ from udasa.backends import (
 )
 from udasa.backends_hf import identity, load_causal_lm, make_entailer, make_judge, make_sampler, make_truth_judge
 from udasa.backends_hf.batches import batches_by_length
+from udasa.backends_hf.entailers import NLIEntailer, SimilarityEntailer
 from udasa.backends_hf.judge import HFJudge
 from udasa.backends_hf.sampler import SeededChoice
 from udasa.errors import UserError
@@ -196,6 +197,21 @@ def test_nli_labels_are_read_from_the_config(labels):
 def test_unknown_nli_labels_are_refused(labels):
     with pytest.raises(UserError, match="must name entailment, neutral and contradiction"):
         make_entailer(ModelSpec(model=str(tiny.nli(labels))), "nli", 0.8)
+
+
+def test_a_tokenizer_without_offsets_is_refused():
+    nli = make_entailer(ModelSpec(model=str(tiny.nli())), "nli", 0.8)
+    model, tokenizer = nli.model, nli.tokenizer
+
+    class Slow:
+        is_fast = False
+
+    for entailer in (NLIEntailer(model, tokenizer, 64), SimilarityEntailer(model, tokenizer, 64, 0.8)):
+        assert entailer.entail([("A cat.", "A cat.")]).shape == (1, 3)
+    with pytest.raises(UserError, match=r"is a Slow, which has no fast form.*tokenizer\.json"):
+        NLIEntailer(model, Slow(), 64)
+    with pytest.raises(UserError, match="has no fast form"):
+        SimilarityEntailer(model, Slow(), 64, 0.8)
 
 
 def test_similarity_puts_one_half_at_the_threshold_and_one_at_identity():

@@ -10,7 +10,9 @@ import json
 import pytest
 
 from tests.builds import built
-from tests.hub.client import run_client
+from tests.hub.client import ClientError, run_client
+from tests.hub.sample import prepare
+from tests.hub.store import File
 from udasa.publish import publish
 
 
@@ -137,3 +139,95 @@ def test_a_reader_gets_every_row_over_a_cut_connection(hub, build, tmp_path, xet
     assert run_client(hub, load, *args, home=tmp_path / "cut", token=reader, xet=xet) == whole
     assert hub.faults_left() == 0
     assert whole[0] == whole[1] and len(whole[0]) > 20
+
+
+# --- other writers, and a Hub that fails
+
+
+def publish_to_hub(build, repo, version, private=True):
+    from pathlib import Path
+
+    from udasa.publish import publish
+
+    return list(publish(Path(build), repo, version=version, private=private))[:4]
+
+
+def writes(hub, repo, path, content):
+    """Another writer's commit on main."""
+
+    def act():
+        there = hub.store.repos["dataset", repo]
+        files = {**there.resolve("main").files, path: File.regular(content)}
+        there.commit("refs/heads/main", files, author="owner", title="another writer")
+
+    return act
+
+
+def test_a_commit_beside_the_release_is_kept_and_the_release_goes_on_top(hub, build, tmp_path):
+    repo = "acme/udasa-beside"
+    hub.act_before("POST", "/commit/", writes(hub, repo, "notes/plan.md", b"mine"), times=2)
+    commit = run_client(hub, publish_to_hub, str(build), repo, "1.0.0", home=tmp_path, token=hub.token())[3]
+    there = hub.store.repos["dataset", repo]
+    assert [c.title for c in there.history(there.resolve("main"))] == [
+        "Release v1.0.0",
+        "another writer",
+        "another writer",
+        "initial commit",
+    ]
+    assert there.resolve("v1.0.0").sha == commit == there.resolve("main").sha
+    assert there.resolve("main").files["notes/plan.md"].data == b"mine"
+
+
+@pytest.mark.parametrize("path", ["README.md", "data/moderate/train-00000-of-00001.parquet", "data/extra.parquet"])
+def test_a_commit_that_touches_the_release_stops_it(hub, build, tmp_path, path):
+    repo = f"acme/udasa-{path.replace('/', '-').replace('.', '-').lower()}"
+    hub.act_before("POST", "/commit/", writes(hub, repo, path, b"theirs"))
+    with pytest.raises(ClientError, match=r"\(412\): commit [0-9a-f]{40} touched .*Nothing was published") as stopped:
+        run_client(hub, publish_to_hub, str(build), repo, "1.0.0", home=tmp_path, token=hub.token())
+    assert stopped.value.type == "UserError" and path in stopped.value.message
+    there = hub.store.repos["dataset", repo]
+    assert there.resolve("main").title == "another writer" and list(there.refs) == ["refs/heads/main"]
+    found = run_client(hub, publish_to_hub, str(build), repo, "1.0.0", home=tmp_path, token=hub.token())
+    assert there.resolve("v1.0.0").sha == found[3]
+    assert there.resolve("main").files.get(path) != File.regular(b"theirs")
+
+
+def test_a_repository_that_never_rests_is_given_up(hub, build, tmp_path):
+    from udasa.publish.hub import ATTEMPTS
+
+    repo = "acme/udasa-restless"
+    hub.act_before("POST", "/commit/", writes(hub, repo, "log.txt", b"tick"), times=ATTEMPTS)
+    with pytest.raises(ClientError, match=rf"changed {ATTEMPTS} times .*nothing was published"):
+        run_client(hub, publish_to_hub, str(build), repo, "1.0.0", home=tmp_path, token=hub.token())
+    assert list(hub.store.repos["dataset", repo].refs) == ["refs/heads/main"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "more", "message"),
+    [
+        ("/commit/", 412, {}, "changed while this release was being prepared; nothing was published"),
+        ("/commit/", 429, {"retry_after": 7}, r"slow down \(429\); nothing was published. Run it again in 7 s"),
+        ("/commit/", 500, {}, r"The Hub failed \(500\); no release was tagged"),
+        ("/tag/", 500, {}, "commit [0-9a-f]{40} is there, its tag may not be: publish again to complete it"),
+    ],
+)
+def test_a_failure_says_what_is_there_and_publishing_again_completes_it(
+    hub, build, tmp_path, path, status, more, message
+):
+    repo = f"acme/udasa{path.replace('/', '-')}{status}"
+    hub.fail_next("POST", path, status, **more)
+    with pytest.raises(ClientError, match=message) as failed:
+        run_client(hub, publish_to_hub, str(build), repo, "1.0.0", home=tmp_path, token=hub.token())
+    assert failed.value.type == "UserError"
+    there = hub.store.repos["dataset", repo]
+    assert list(there.refs) == ["refs/heads/main"]
+    assert len(there.commits) == (2 if path == "/tag/" else 1)
+    commit = run_client(hub, publish_to_hub, str(build), repo, "1.0.0", home=tmp_path, token=hub.token())[3]
+    assert there.resolve("v1.0.0").sha == commit and len(there.commits) == 2
+
+
+def test_a_branch_that_would_hide_the_tag_is_refused(hub, build, tmp_path):
+    there = prepare(hub, "acme/udasa-branch", private=True)
+    there.create_ref("refs/heads/v1.0.0", there.resolve("main"))
+    with pytest.raises(ClientError, match=r"has a branch named v1\.0\.0, which hides the tag; nothing was published"):
+        run_client(hub, publish_to_hub, str(build), "acme/udasa-branch", "1.0.0", home=tmp_path, token=hub.token())

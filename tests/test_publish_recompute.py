@@ -6,8 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.builds import built, recipe
-from tests.releases import contents, edit, first, released
-from udasa import flow, schema
+from tests.releases import contents, edit, first, manifest, released
+from udasa import flow, run, schema
+from udasa.backends import Failure, FakeSampler
 from udasa.cli import app
 from udasa.errors import UserError
 from udasa.publish import rebuild, rebuild_differs
@@ -52,6 +53,28 @@ def test_a_build_with_duplicates_comes_out_too(tmp_path):
     assert json.loads((release / "manifest.json").read_text())["ledger"].keys() > {"duplicate-prompt"}
     assert rebuild_differs(str(release)).differ == []
     assert contents(rebuild(str(release), tmp_path / "again")) == published(source)
+
+
+def test_a_build_with_unanswered_prompts_comes_out_too(tmp_path, monkeypatch):
+    original = FakeSampler.sample
+
+    def sample(self, prompts, seeds, report=lambda n: None):
+        drawn = original(self, prompts, seeds, report)
+        return [Failure("engine-error", "gone") if i == 3 else one for i, one in enumerate(drawn)]
+
+    monkeypatch.setattr(FakeSampler, "sample", sample)
+    release = released(built(tmp_path / "build", max_failed=0.5), tmp_path / "release")
+    assert manifest(release)["ledger"]["engine-error"] > 0
+    assert rebuild_differs(str(release)).differ == []
+
+
+def test_pairs_stand_in_the_order_of_the_sources(build, whole):
+    """By hash, the new rows of a source would be scattered over the file, and a new version would upload all of it."""
+    order = {row: i for i, row in enumerate(run.read_frame(build, "prompts")["prompt_id"])}
+    tables = sorted(whole.glob("data/*/*.parquet"))
+    found = [[order[i] for i in run.read_parquet(path)["prompt_id"].to_pylist()] for path in tables]
+    assert found == [sorted(rows) for rows in found]
+    assert sum(map(len, found)) == run.read_frame(build, "pairs").height > 20
 
 
 def test_what_does_not_follow_from_the_responses_is_named(whole, tmp_path):

@@ -42,8 +42,9 @@ class NLIEntailer:
         """Check the labels. `logits`: what runs instead of the model's own forward pass.
 
         Raises:
-            UserError: the config does not name entailment, neutral and contradiction.
+            UserError: the config does not name entailment, neutral and contradiction; or the tokenizer is not fast.
         """
+        _require_fast(tokenizer, str(model.config.name_or_path))
         self.model: Any = model
         self.tokenizer: Any = tokenizer
         self.batch_tokens = batch_tokens
@@ -86,6 +87,15 @@ class NLIEntailer:
             log.warning("%d of %d pairs are longer than %d tokens and were cut.", sum(cut), len(cut), limit)
 
 
+def _require_fast(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
+    """Refuse a tokenizer that cannot say which token came from where: long texts are cut by that."""
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"The tokenizer of {name} is a {type(tokenizer).__name__}, which has no fast form; an entailer needs one "
+            "to cut long texts. Use a model whose folder holds a tokenizer.json."
+        )
+
+
 def _label_columns(id2label: dict[Any, str], name: str) -> list[int]:
     """Return the logit columns of entailment, neutral and contradiction."""
     columns = [[i for i, label in id2label.items() if stem in label.lower()] for stem in LABELS]
@@ -111,6 +121,7 @@ class SimilarityEntailer:
         batch_tokens: int,
         same_meaning: float,
     ) -> None:
+        _require_fast(tokenizer, str(model.config.name_or_path))
         self.model: Any = model
         self.tokenizer: Any = tokenizer
         self.batch_tokens = batch_tokens

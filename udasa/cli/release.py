@@ -142,7 +142,10 @@ def diff(
 @app.command()
 def card(
     folder: Annotated[Path, typer.Argument(help="A release (manifest.json) or a training (training.json).")],
-    repo: Annotated[str | None, typer.Option(help="The name that the card shows; default: the folder.")] = None,
+    repo: Annotated[
+        str | None,
+        typer.Option(help="The name that the card shows; default: the release's own, or the training's folder."),
+    ] = None,
     before: Annotated[Path | None, typer.Option(help="Evaluation of the base model, for a model card.")] = None,
     after: Annotated[Path | None, typer.Option(help="Evaluation of the adapter, for a model card.")] = None,
     push: Annotated[str | None, typer.Option(help="Push adapter, card and results to this Hub model.")] = None,

@@ -120,7 +120,12 @@ def describe(settings: Recipe, pairs: pl.DataFrame, scored: pl.DataFrame, ledger
 
 
 def write_tables(settings: Recipe, pairs: pl.DataFrame, scored: pl.DataFrame, ledger: pl.DataFrame, into: Path) -> None:
-    """Write one parquet per stage and split that has rows, the scored responses by split, and the ledger."""
+    """Write one parquet per stage and split that has rows, the scored responses by split, and the ledger.
+
+    Pairs stand in the order of the scored prompts, which is that of the sources: new rows of a source then stand side
+    by side, and a new version uploads little else.
+    """
+    pairs = scored.select("prompt_id").join(pairs, on="prompt_id", how="inner", maintain_order="left")
     sides = [stages.split(i, settings.staging.test_share, settings.seed) for i in scored["prompt_id"]]
     scored = scored.with_columns(split=pl.Series(sides, dtype=pl.String))
     for split in schema.SPLITS:
