@@ -32,6 +32,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/int8.py
 	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/train.py
 
 wheel: $(READY)
 	bash .ci/wheel "$(PYTHON)" "$(TORCH)" "$(POLICY)"

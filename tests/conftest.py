@@ -11,6 +11,7 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.pop("HF_TOKEN", None)
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.hub.fixtures import hub  # noqa: F401
@@ -18,3 +19,14 @@ from tests.hub.fixtures import hub  # noqa: F401
 # A timing never fails a test, and the same examples run everywhere.
 settings.register_profile("udasa", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("udasa")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_references(tmp_path_factory):
+    """Keep what references answer in these tests out of the user's cache; converted weights stay there."""
+    from udasa.train import references
+
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("udasa-cache")
+        patch.setattr(references, "cache_folder", lambda: folder)
+        yield folder

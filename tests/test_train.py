@@ -11,22 +11,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests import tiny
 from tests.hub.client import run_client
 from tests.progress import recorder
-from tests.train_data import SETTINGS, pair, publish, rows, spread, stage_folder, weights
+from tests.train_data import (
+    DEPRECATED,
+    SETTINGS,
+    make_policy,
+    pair,
+    publish,
+    rows,
+    spread,
+    stage_folder,
+    steps_of,
+    weights,
+)
 from udasa import backends_hf, schema
 from udasa.backends import ModelSpec
 from udasa.errors import UserError
-from udasa.recipe import Training
 from udasa.train import Trained, train
 
 pytest.importorskip("trl")
 pytest.importorskip("peft")
-
-LN2 = math.log(2)
-DEPRECATED = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-"""PEFT 0.21 and TRL 1.16 read the old name; `train` keeps the warning off the console, they alone do not."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,7 +45,7 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def policy():
-    return ModelSpec(model=str(tiny.policy()))
+    return make_policy()
 
 
 @pytest.fixture(scope="module")
@@ -56,92 +61,28 @@ def runs(tmp_path_factory, data, policy):
         output, calls = tmp_path_factory.mktemp(reference), []
         settings = dataclasses.replace(SETTINGS, reference=reference)
         trained = train(data, output, policy=policy, training=settings, progress=recorder(calls))
-        found[reference] = (output, trained, calls)
+        found[reference] = (output, trained, steps_of(calls))
     return found
-
-
-def independent_losses(data, policy, training, start=None, reference="base", output=None):
-    """Return losses and margins of one TRL run written without udasa, its base reference precomputed by TRL."""
-    from datasets import load_dataset
-    from peft import LoraConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl.trainer.dpo_config import DPOConfig
-    from trl.trainer.dpo_trainer import DPOTrainer
-
-    stage = training.stages[0]
-    model = AutoModelForCausalLM.from_pretrained(policy.model)
-    if reference == "previous":
-        model = PeftModel.from_pretrained(model, start, is_trainable=True)
-    config = DPOConfig(
-        output_dir=str(output),
-        beta=0.1,
-        learning_rate=2e-3,
-        per_device_train_batch_size=4,
-        num_train_epochs=1,
-        max_length=96,
-        bf16=False,
-        use_cpu=True,
-        activation_checkpointing=False,
-        logging_steps=1,
-        report_to="none",
-        save_strategy="no",
-        seed=0,
-        precompute_ref_log_probs=reference == "base",
-    )
-    trainer = DPOTrainer(
-        model=model,
-        args=config,
-        train_dataset=load_dataset(data, stage, split="train"),
-        processing_class=AutoTokenizer.from_pretrained(policy.model),
-        peft_config=None
-        if reference == "previous"
-        else LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
-    )
-    if start and reference == "base":
-        set_peft_model_state_dict(trainer.model, load_peft_weights(start, device="cpu"))
-    trainer.train()
-    return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
 # --- what is trained, against what
 
 
-def test_first_loss_is_ln_2_where_the_policy_is_its_reference(runs):
-    base, previous = runs["base"][1], runs["previous"][1]
-    assert base.stages[0].first_loss == pytest.approx(LN2, abs=1e-6)
-    assert [s.first_loss for s in previous.stages] == pytest.approx([LN2] * 3, abs=1e-6)
+def test_the_first_loss_is_ln_2_where_the_policy_is_its_reference(runs):
+    losses = {name: [stage.first_loss for stage in trained.stages] for name, (_, trained, _) in runs.items()}
+    assert losses["previous"] == pytest.approx([math.log(2)] * 3, abs=1e-6)
     # against the base model, what the earlier stages taught is already there
-    assert base.stages[1].first_loss < LN2 - 0.05
-    assert base.stages[2].first_loss < base.stages[1].first_loss
+    assert losses["base"][0] == pytest.approx(math.log(2), abs=1e-6)
+    assert losses["base"][1] < math.log(2) - 0.05
+    assert losses["base"][2] < losses["base"][1]
 
 
 def test_the_first_stage_is_the_same_with_either_reference(runs):
-    first = [weights(stage_folder(runs[r][0], "conservative")) for r in ("base", "previous")]
-    assert spread(*first) == 0
-    second = [weights(stage_folder(runs[r][0], "moderate")) for r in ("base", "previous")]
-    assert spread(*second) > 0
-
-
-@pytest.mark.filterwarnings(DEPRECATED)
-@pytest.mark.parametrize("reference", ["base", "previous"])
-@pytest.mark.parametrize("stage", ["conservative", "moderate"])
-def test_a_stage_equals_a_plain_trl_run(runs, data, policy, tmp_path, stage, reference):
-    output, trained, _ = runs[reference]
-    start = None if stage == "conservative" else str(stage_folder(output, "conservative"))
-    alone = independent_losses(
-        data,
-        policy,
-        Training(stages=(stage,)),
-        start=start,
-        reference=reference if start else "base",
-        output=tmp_path,
+    first, second = (
+        [weights(stage_folder(runs[name][0], stage)) for name in runs] for stage in ("conservative", "moderate")
     )
-    result = trained.stages[schema.STAGES.index(stage)]
-    assert result.steps == len(alone) == 3
-    assert result.first_loss == pytest.approx(alone[0]["loss"], abs=2e-6)
-    assert (result.last_loss, result.last_steps) == (pytest.approx(alone[-1]["loss"], abs=2e-6), 1)
-    assert result.reward_margin == pytest.approx(alone[-1]["rewards/margins"], abs=2e-5)
-    assert result.reward_accuracy == alone[-1]["rewards/accuracies"]
+    assert spread(*first) < 1e-5  # the references of the first stage differ in the batches that they were read in
+    assert spread(*second) > 1e-4
 
 
 @pytest.mark.parametrize("reference", ["base", "previous"])
@@ -153,41 +94,12 @@ def test_every_stage_moves_the_adapter_and_the_last_one_is_published(runs, refer
     assert spread(adapters[-1], weights(output)) == 0
 
 
-def test_fixed_reference(runs, data, policy, tmp_path):
-    """A copy of the base model as the fixed reference is the reference `base`; another model is not."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    settings = dataclasses.replace(SETTINGS, reference="fixed", fixed_reference=policy, stages=schema.STAGES[:2])
-    fixed = train(data, tmp_path / "same", policy=policy, training=settings)
-    assert spread(weights(tmp_path / "same"), weights(stage_folder(runs["base"][0], "moderate"))) < 1e-6
-    assert fixed.stages[1].first_loss == pytest.approx(runs["base"][1].stages[1].first_loss, abs=1e-6)
-    assert fixed.stages[0].reference == "fixed"
-
-    other = AutoModelForCausalLM.from_pretrained(policy.model)
-    for parameter in other.parameters():
-        parameter.data *= 1.2
-    other.save_pretrained(tmp_path / "other")
-    AutoTokenizer.from_pretrained(policy.model).save_pretrained(tmp_path / "other")
-    spec = ModelSpec(model=str(tmp_path / "other"))
-    settings = dataclasses.replace(settings, fixed_reference=spec, stages=schema.STAGES[:1])
-    apart = train(data, tmp_path / "apart", policy=policy, training=settings)
-    assert abs(apart.stages[0].first_loss - LN2) > 1e-3
-
-
-def test_accumulated_batches_give_one_trajectory(runs, data, policy, tmp_path):
-    settings = dataclasses.replace(SETTINGS, device_batch_size=1, stages=schema.STAGES[:1])
-    split = train(data, tmp_path, policy=policy, training=settings).stages[0]
-    whole = runs["base"][1].stages[0]
-    assert (split.first_loss, split.last_loss) == pytest.approx((whole.first_loss, whole.last_loss), abs=1e-5)
-    assert spread(weights(tmp_path), weights(stage_folder(runs["base"][0], "conservative"))) < 1e-4
-
-
 def test_stages_run_in_the_order_of_the_settings(data, policy, tmp_path):
     calls = []
     settings = dataclasses.replace(SETTINGS, stages=("exploratory", "conservative"))
     trained = train(data, tmp_path, policy=policy, training=settings, progress=recorder(calls))
     assert [s.stage for s in trained.stages] == ["exploratory", "conservative"]
-    assert list(dict.fromkeys(call[0] for call in calls)) == ["train exploratory", "train conservative"]
+    assert list(dict.fromkeys(name for name, *_ in steps_of(calls))) == ["train exploratory", "train conservative"]
     assert sorted(p.name for p in (tmp_path / "stages").iterdir()) == ["1-exploratory", "2-conservative"]
 
 
@@ -211,11 +123,44 @@ def test_progress_and_result(runs, data, policy):
 def test_the_folder_holds_adapters_and_nothing_else(runs, reference):
     output = runs[reference][0]
     adapter = {"adapter_model.safetensors", "adapter_config.json"}
-    expected = {*adapter, "training.json"}
+    expected = {*adapter, "training.json", "steps.jsonl", "figures/training.svg"}
     for stage in schema.STAGES:
-        expected |= {f"{stage_folder(output, stage).relative_to(output)}/{n}" for n in (*adapter, "stage.json")}
+        here = stage_folder(output, stage).relative_to(output)
+        expected |= {f"{here}/{name}" for name in (*adapter, "stage.json", "steps.jsonl")}
     assert {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()} == expected
     assert not any(".ref." in key for key in weights(output))
+
+
+def test_the_log_of_the_steps_is_kept_and_drawn(runs):
+    output, trained, _ = runs["base"]
+    steps = [json.loads(line, parse_constant=pytest.fail) for line in (output / "steps.jsonl").read_text().splitlines()]
+    assert [(step["stage"], step["step"]) for step in steps] == [(s, n) for s in schema.STAGES for n in (1, 2, 3)]
+    for stage in trained.stages:
+        own = [step for step in steps if step["stage"] == stage.stage]
+        assert (own[0]["loss"], own[-1]["loss"]) == (stage.first_loss, stage.last_loss)
+        assert math.fsum(step["seconds"] for step in own) == pytest.approx(stage.seconds)
+        assert own[-1]["rewards/margins"] == stage.reward_margin
+    figure = (output / "figures" / "training.svg").read_text()
+    assert "9 optimiser steps in 3 stages" in figure
+    assert all(stage in figure for stage in schema.STAGES)
+
+
+def test_a_tracker_is_told_every_step(data, policy, tmp_path, monkeypatch):
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+
+    seen = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs, **_):
+            seen.append((args.run_name, state.global_step, "loss" in logs))
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
+    settings = dataclasses.replace(SETTINGS, stages=("conservative",))
+    train(data, tmp_path / "run", policy=policy, training=settings, report_to=("tensorboard",))
+    assert seen == [("run-conservative", n, True) for n in (1, 2, 3)] + [("run-conservative", 3, False)]
+    with pytest.raises(UserError, match=r"tracker no-such-one.*tensorboard"):
+        train(data, tmp_path / "wrong", policy=policy, training=settings, report_to=("no-such-one",))
 
 
 @pytest.mark.filterwarnings(DEPRECATED)
@@ -238,7 +183,9 @@ def test_the_adapter_names_the_hub_id_and_revision_of_its_base(data, policy, tmp
     sha = "0123456789abcdef0123456789abcdef01234567"
     spec = ModelSpec(model="org/tiny", revision=sha)
     load = backends_hf.load_causal_lm
-    monkeypatch.setattr(backends_hf, "load_causal_lm", lambda _: load(policy))
+    tokenizer = backends_hf.load_chat_tokenizer(policy)
+    monkeypatch.setattr(backends_hf, "load_causal_lm", lambda _, *more: load(policy, *more))
+    monkeypatch.setattr(backends_hf, "load_chat_tokenizer", lambda _: tokenizer)
     settings = dataclasses.replace(SETTINGS, stages=schema.STAGES[:2], reference="previous")
     trained = train(data, tmp_path, policy=spec, training=settings)
     for folder in (tmp_path, stage_folder(tmp_path, "moderate")):
@@ -341,7 +288,7 @@ def test_complete_stages_are_not_trained_again(runs, data, policy, tmp_path):
     assert not (tmp_path / "training.json").exists()
     calls = []
     resumed = train(data, tmp_path, policy=policy, training=SETTINGS, progress=recorder(calls))
-    assert calls == [(f"train {stage}", step, 3) for stage in schema.STAGES[1:] for step in (1, 2, 3)]
+    assert steps_of(calls) == [(f"train {stage}", step, 3) for stage in schema.STAGES[1:] for step in (1, 2, 3)]
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (tmp_path / name).read_bytes() == (runs["base"][0] / name).read_bytes()
 
@@ -373,21 +320,6 @@ def test_other_pairs_in_the_same_folder_are_refused(runs, policy, tmp_path):
 
 
 # --- what is refused
-
-
-def test_a_wrong_reference_is_found_at_the_first_step(data, policy, tmp_path, monkeypatch):
-    """The reference of the first stage with `base` is another model: its loss cannot be ln 2."""
-    from transformers import AutoModelForCausalLM
-
-    other = AutoModelForCausalLM.from_pretrained(policy.model)
-    for parameter in other.parameters():
-        parameter.data *= 1.2
-    monkeypatch.setattr("udasa.train.dpo._fixed_reference", lambda *_: other)
-    with pytest.raises(
-        UserError, match=r"first loss of stage 'conservative' is 0\.\d+; expected ln 2 .* chat template"
-    ):
-        train(data, tmp_path, policy=policy, training=SETTINGS)
-    assert not list(tmp_path.rglob("stage.json"))
 
 
 def test_a_loss_that_is_not_finite_names_the_last_good_checkpoint(data, policy, tmp_path, monkeypatch):
@@ -446,37 +378,6 @@ def test_a_missing_column_is_an_error(policy, tmp_path):
         train(data, tmp_path / "o", policy=policy, training=dataclasses.replace(SETTINGS, stages=("conservative",)))
 
 
-def test_long_pairs_are_counted(policy, tmp_path):
-    """Cut: one side is too long. Left out: the prompt alone fills the length, or the difference lies beyond it."""
-    long = "The cat is on the mat. " * 30
-    pairs = rows("conservative", num=8)
-    pairs["conservative"] += [
-        pair("conservative", 8, chosen=long),
-        pair("conservative", 9, prompt=long),
-        pair("conservative", 10, chosen=long + "yes", rejected=long + "no"),
-    ]
-    settings = dataclasses.replace(SETTINGS, stages=("conservative",), max_length=64)
-    result = train(publish(tmp_path / "p", pairs), tmp_path / "o", policy=policy, training=settings).stages[0]
-    assert (result.pairs, result.truncated, result.dropped) == (9, 1, 2)
-    with pytest.raises(UserError, match=r"within max_length=8 tokens \(11 pairs\)"):
-        train(str(tmp_path / "p"), tmp_path / "n", policy=policy, training=dataclasses.replace(settings, max_length=8))
-
-
-def test_equal_sides_name_the_prompt_before_any_step(policy, tmp_path):
-    pairs = rows("conservative", "exploratory")
-    pairs["exploratory"].append(pair("exploratory", 99, chosen="Yes.", rejected="Yes."))
-    calls = []
-    with pytest.raises(UserError, match=r"Pair exploratory-99 of stage 'exploratory' has the same \d+ tokens"):
-        train(
-            publish(tmp_path / "p", pairs),
-            tmp_path / "o",
-            policy=policy,
-            training=SETTINGS,
-            progress=recorder(calls),
-        )
-    assert not calls
-
-
 def test_rows_that_trl_leaves_out_are_an_error(data, policy, tmp_path, monkeypatch):
     from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -495,19 +396,6 @@ def test_a_tokenizer_without_a_chat_template_is_an_error(data, policy, tmp_path)
     tokenizer.save_pretrained(tmp_path / "model")
     with pytest.raises(UserError, match="no chat template"):
         train(data, tmp_path / "o", policy=ModelSpec(model=str(tmp_path / "model")), training=SETTINGS)
-
-
-def test_a_fixed_reference_with_another_vocabulary_is_an_error(data, policy, tmp_path):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    AutoModelForCausalLM.from_pretrained(policy.model).save_pretrained(tmp_path / "model")
-    tokenizer = AutoTokenizer.from_pretrained(policy.model)
-    tokenizer.add_tokens(["<extra>"])
-    tokenizer.save_pretrained(tmp_path / "model")
-    spec = ModelSpec(model=str(tmp_path / "model"))
-    settings = dataclasses.replace(SETTINGS, reference="fixed", fixed_reference=spec)
-    with pytest.raises(UserError, match="another vocabulary"):
-        train(data, tmp_path / "o", policy=policy, training=settings)
 
 
 def test_import_is_light():

@@ -5,10 +5,8 @@ import json
 
 import pytest
 
-from tests import tiny
 from tests.progress import recorder
-from tests.train_data import SETTINGS, datasets, publish, rows, spread, weights
-from udasa.backends import ModelSpec
+from tests.train_data import SETTINGS, datasets, make_policy, publish, rows, spread, steps_of, weights
 from udasa.errors import UserError
 from udasa.train import train, train_stages
 
@@ -20,7 +18,7 @@ NAMES = ("random-1", "random-2")
 
 @pytest.fixture(scope="module")
 def policy():
-    return ModelSpec(model=str(tiny.policy()))
+    return make_policy()
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +83,7 @@ def test_a_verdict_ends_the_run(run, policy, tmp_path, verdict, stands):
     else:
         with pytest.raises(UserError, match="first stage, 'random-1', was taken back"):
             train_stages(datasets(*NAMES), tmp_path, **given)
-    assert {name for name, *_ in steps} == {"train random-1"}
+    assert {name for name, *_ in steps_of(steps)} == {"train random-1"}
 
 
 def test_a_later_stage_that_is_taken_back_leaves_the_one_before(run, policy):

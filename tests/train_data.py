@@ -1,12 +1,20 @@
 """Staged pairs for the training tests: rows, data sets as `udasa publish` writes them, and adapters to compare."""
 
+import gc
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests import tiny
 from udasa import schema
+from udasa.backends import ModelSpec
 from udasa.recipe import Training
 
 SETTINGS = Training(learning_rate=2e-3, batch_size=4, device_batch_size=4, max_length=96)
+DEPRECATED = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
+"""PEFT 0.21 and TRL 1.16 read the old name; `train` keeps the warning off the console, they alone do not."""
+
 QUESTIONS = ("What is the capital of France?", "Tell me a joke about a cat.", "Is it safe and helpful?")
 
 
@@ -33,7 +41,9 @@ def pair(stage, number, prompt=None, chosen=None, rejected="I cannot help with t
 
 
 def rows(*stages, num=12):
-    return {stage: [pair(stage, number) for number in range(num)] for stage in stages}
+    """Return stage -> pairs; no two stages share a prompt."""
+    prompts = {stage: [f"{QUESTIONS[n % 3]} {'abcdef'[i]}{n}" for n in range(num)] for i, stage in enumerate(stages)}
+    return {stage: [pair(stage, n, prompt=prompts[stage][n]) for n in range(num)] for stage in stages}
 
 
 def datasets(*stages, num=12, columns=("prompt_id", "prompt", "chosen", "rejected", "gap")):
@@ -75,3 +85,25 @@ def spread(a, b):
     """Return the largest difference between two adapters."""
     assert a.keys() == b.keys()
     return max((a[key] - b[key]).abs().max().item() for key in a)
+
+
+def steps_of(calls):
+    """Return what a recorder saw of the optimiser steps; what a reference reads may be in the cache already."""
+    return [call for call in calls if call[0].startswith("train ")]
+
+
+def logged(output):
+    """Return the log of a run's steps."""
+    logs = [path.read_text() for path in sorted(output.glob("stages/*/steps.jsonl"))]
+    return [json.loads(line) for text in logs for line in text.splitlines()]
+
+
+def make_policy():
+    """Return the tiny policy, and keep the libraries out of the garbage collector's way: it runs at every stage."""
+    import peft  # noqa: F401
+    import trl
+
+    assert trl.DPOTrainer
+    gc.collect()
+    gc.freeze()
+    return ModelSpec(model=str(tiny.policy()))

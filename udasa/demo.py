@@ -66,6 +66,8 @@ def demo(settings: Recipe, folder: Path, progress: Progress = silent) -> Demo:
             policy=settings.policy,
             training=settings.training,
             license=settings.license,
+            lint=settings.lint,
+            near_duplicate=settings.near_duplicate,
             progress=progress,
         )
     with _timed("evaluate after", costs):

@@ -17,11 +17,22 @@ from udasa.backends import (
     Sampler,
     Sampling,
 )
-from udasa.backends_hf.weights import identity, load_causal_lm, load_classifier, load_encoder, placement, quiet
+from udasa.backends_hf.weights import (
+    chat_tokens,
+    identity,
+    load_causal_lm,
+    load_chat_tokenizer,
+    load_classifier,
+    load_encoder,
+    placement,
+    quiet,
+)
 
 __all__ = [
+    "chat_tokens",
     "identity",
     "load_causal_lm",
+    "load_chat_tokenizer",
     "make_entailer",
     "make_judge",
     "make_sampler",

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -153,25 +153,22 @@ def _convert(gguf: Path, digest: str) -> Path:
     return target
 
 
-def load_causal_lm(spec: ModelSpec) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
+def load_causal_lm(spec: ModelSpec, quantization: Any = None) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """Load a chat model for inference or training, with its tokenizer padded on the left.
 
     The model's own generation defaults (repetition penalty, top-k, ...) are dropped: they would change the
     distribution that is sampled and measured. Only its end and padding tokens are kept.
 
+    Args:
+        spec: the model.
+        quantization: a `BitsAndBytesConfig`; default: the weights as they are.
+
     Raises:
         UserError: the tokenizer has no chat template.
     """
     transformers = require("transformers", extra="hf")
-    model, tokenizer = _load(spec, transformers.AutoModelForCausalLM)
-    if tokenizer.chat_template is None:
-        raise UserError(
-            f"{spec.model} has no chat template, so prompts cannot be put to it as a conversation. "
-            "Use an instruction-tuned model, or save a chat template with its tokenizer."
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token_id = tokenizer.eos_token_id
-    tokenizer.padding_side = "left"
+    tokenizer = load_chat_tokenizer(spec)
+    model = _load(spec, transformers.AutoModelForCausalLM, quantization)
     stops = model.generation_config.eos_token_id
     stops = stops if isinstance(stops, list) else [stops]
     model.generation_config = transformers.GenerationConfig(
@@ -181,14 +178,42 @@ def load_causal_lm(spec: ModelSpec) -> tuple["PreTrainedModel", "PreTrainedToken
     return model, tokenizer
 
 
+def load_chat_tokenizer(spec: ModelSpec) -> "PreTrainedTokenizerBase":
+    """Load a chat model's tokenizer, padded on the left.
+
+    Raises:
+        UserError: it has no chat template.
+    """
+    tokenizer: PreTrainedTokenizerBase = _load_tokenizer(spec)
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"{spec.model} has no chat template, so prompts cannot be put to it as a conversation. "
+            "Use an instruction-tuned model, or save a chat template with its tokenizer."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = tokenizer.eos_token_id
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def chat_tokens(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, str]], prompt: bool = False
+) -> list[int]:
+    """Return a conversation's tokens as TRL makes them: by the chat template, a `prompt` up to where a reply begins."""
+    given: Any = messages
+    encoded: Any = tokenizer.apply_chat_template(given, tokenize=True, return_dict=True, add_generation_prompt=prompt)
+    return list(encoded["input_ids"])
+
+
 def load_classifier(spec: ModelSpec) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """Load a sequence classifier with its tokenizer."""
-    return _load(spec, require("transformers", extra="hf").AutoModelForSequenceClassification)
+    model = _load(spec, require("transformers", extra="hf").AutoModelForSequenceClassification)
+    return model, _load_tokenizer(spec)
 
 
 def load_encoder(spec: ModelSpec) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """Load a bare encoder with its tokenizer."""
-    return _load(spec, require("transformers", extra="hf").AutoModel)
+    return _load(spec, require("transformers", extra="hf").AutoModel), _load_tokenizer(spec)
 
 
 def parameters_digest(model: "PreTrainedModel") -> str:
@@ -217,17 +242,29 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _load(spec: ModelSpec, auto_class: Any) -> tuple[Any, Any]:
+def _load_tokenizer(spec: ModelSpec) -> Any:
     from transformers import AutoTokenizer
 
     weights = find_weights(spec)
+    return AutoTokenizer.from_pretrained(weights.path, revision=weights.revision, trust_remote_code=False)
+
+
+def _load(spec: ModelSpec, auto_class: Any, quantization: Any = None) -> Any:
+    weights = find_weights(spec)
     device, dtype = _place(spec)
-    options = {"revision": weights.revision, "trust_remote_code": False}
-    tokenizer = AutoTokenizer.from_pretrained(weights.path, **options)
-    model = auto_class.from_pretrained(weights.path, dtype=dtype, use_safetensors=True, **options)
+    options: dict[str, Any] = {
+        "revision": weights.revision,
+        "trust_remote_code": False,
+        "use_safetensors": True,
+        "dtype": dtype,
+    }
+    if quantization is not None:  # such weights are made on their device, and do not move
+        options |= {"quantization_config": quantization, "device_map": {"": device}}
+        return auto_class.from_pretrained(weights.path, **options).eval()
+    model = auto_class.from_pretrained(weights.path, **options)
     if (adapter := find_adapter(spec)) is not None:
         _put_on(model, adapter, spec)
-    return model.to(device).eval(), tokenizer
+    return model.to(device).eval()
 
 
 def _put_on(model: Any, adapter: Adapter, spec: ModelSpec) -> None:

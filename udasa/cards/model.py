@@ -35,12 +35,14 @@ def _model_front_matter(facts: Mapping[str, Any], repo: str, results: Sequence[D
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
     base, data = facts["base_model"], facts["data"]
-    front: dict[str, Any] = {"license": facts.get("license", "unknown"), "library_name": "peft"}
+    full = facts["settings"].get("tuning") == "full"
+    front: dict[str, Any] = {"license": facts.get("license", "unknown")}
+    front["library_name"] = "transformers" if full else "peft"
     if hub_id(base):
-        front |= {"base_model": base, "base_model_relation": "adapter"}
+        front |= {"base_model": base, "base_model_relation": "finetune" if full else "adapter"}
     if hub_id(data):
         front["datasets"] = [data]
-    tags = ["udasa", "dpo", "lora", "trl", "uncertainty"] + ([] if hub_id(base) else [LOCAL_BASE])
+    tags = ["udasa", "dpo", *([] if full else ["lora"]), "trl", "uncertainty", *([] if hub_id(base) else [LOCAL_BASE])]
     front |= {"pipeline_tag": "text-generation", "tags": tags}
     measured = [
         EvalResult(

@@ -70,7 +70,7 @@ def counter(model: str | None, policy: "ModelSpec") -> "CountTokens | None":
     """
     if model is None:
         return None
-    from udasa.backends_hf.weights import find_weights
+    from udasa.backends_hf.weights import chat_tokens, find_weights
     from udasa.errors import UserError, require
 
     transformers = require("transformers", extra="hf")
@@ -87,7 +87,7 @@ def counter(model: str | None, policy: "ModelSpec") -> "CountTokens | None":
         )
 
     def count(conversations: Sequence[Sequence[dict[str, str]]]) -> list[int]:
-        return [len(loaded.apply_chat_template(c, tokenize=True, return_dict=True)["input_ids"]) for c in conversations]
+        return [len(chat_tokens(loaded, conversation)) for conversation in conversations]
 
     return count  # type: ignore[return-value]
 

@@ -19,7 +19,7 @@ from udasa.lint import planted
 from udasa.lint.evaluation import Evaluation, read_evaluation
 from udasa.lint.finding import Finding, share, unchecked
 from udasa.lint.labels import label_findings
-from udasa.lint.overlap import in_prompts, overlap_findings
+from udasa.lint.overlap import between_prompts, in_prompts, overlap_findings
 from udasa.recipe import Recipe
 
 __all__ = [
@@ -28,9 +28,11 @@ __all__ = [
     "Finding",
     "audit_build",
     "audit_prompts",
+    "audit_training",
     "disagreements",
     "fail_on_limits",
     "lint",
+    "over_max_length",
     "read_evaluation",
     "recheck",
 ]
@@ -65,7 +67,7 @@ def lint(
     findings = [
         *label_findings(rows, scored, ledger, settings, limits),
         *overlap_findings(rows, evaluation, settings, limits),
-        _over_max_length(pairs, settings, limits, count_tokens),
+        _lengths(pairs, settings.training.max_length, limits, count_tokens),
     ]
     return sorted(findings, key=lambda finding: finding.name)
 
@@ -80,8 +82,37 @@ def audit_prompts(prompts: pl.DataFrame, settings: Recipe) -> list[Finding]:
     if not {"evaluation-near-duplicates", "evaluation-ngrams-in-prompts"} & set(names):
         return []
     rows = prompts.select("prompt_id", prompt_text=_turns("messages")).sort("prompt_id")
-    found = in_prompts(rows, read_evaluation(settings.lint.evaluation), settings, limits)
+    found = in_prompts(rows, read_evaluation(settings.lint.evaluation), settings.lint, limits)
     return [finding for finding in found if finding.name in names]
+
+
+def audit_training(
+    train: pl.DataFrame,
+    test: pl.DataFrame,
+    settings: Lint,
+    near_duplicate: float,
+    evaluation: Evaluation | None = None,
+) -> list[Finding]:
+    """Return what pairs that are to be trained on share with their own test split, and with the evaluation.
+
+    Args:
+        train: the pairs of all stages, with the columns prompt_id and prompt.
+        test: pairs that are held out, with the same; they may be none.
+        settings: what is alike, the limits, and more evaluation data.
+        near_duplicate: the recipe's.
+        evaluation: default: the bundled suite and that of `settings`.
+    """
+    limits = _limits(settings)
+    both = [
+        frame.select("prompt_id", prompt_text=_turns("prompt")).with_columns(split=pl.lit(split), stage=pl.lit(""))
+        for split, frame in (("train", train), ("test", test))
+        if frame.height
+    ]
+    rows = pl.concat(both).sort("prompt_id")
+    among = between_prompts(rows, settings, near_duplicate, limits)
+    against = evaluation or read_evaluation(settings.evaluation)
+    found = in_prompts(rows.filter(pl.col("split") == "train"), against, settings, limits)
+    return sorted([*(f for f in among if f.name == "leaked-test-prompts"), *found], key=lambda finding: finding.name)
 
 
 def audit_build(
@@ -179,26 +210,28 @@ def _turns(column: str) -> pl.Expr:
 _SIDES = ("chosen", "rejected")
 
 
-def _over_max_length(
-    pairs: pl.DataFrame, settings: Recipe, limits: Mapping[str, float | None], count_tokens: CountTokens | None
-) -> Finding:
-    name, limit = "over-max-length", settings.training.max_length
-    if count_tokens is None:
-        return unchecked(name, limits, "no tokenizer was given (udasa lint --tokenizer MODEL).")
-    tokens = {
-        side: count_tokens([prompt + reply for prompt, reply in pairs.select("prompt", side).iter_rows()])
-        for side in _SIDES
-    }
-    longest = pairs.select(
-        "prompt_id", tokens=pl.max_horizontal(*(pl.Series(tokens[side], dtype=pl.Int64) for side in _SIDES))
-    )
-    most = max((max(sides) for sides in zip(*tokens.values(), strict=True)), default=0)
+def over_max_length(lengths: pl.DataFrame, max_length: int, limit: float | None) -> Finding:
+    """Return the finding about long pairs; `lengths` has prompt_id and tokens, of the longer side with its prompt."""
     return share(
-        name,
-        longest,
-        pl.col("tokens") > limit,
-        limits,
-        f"{{count}} of {{total}} pairs have a side of more than {limit} tokens (training.max_length) and are cut; "
-        f"the longest has {most}.",
+        "over-max-length",
+        lengths,
+        pl.col("tokens") > max_length,
+        {"over-max-length": limit},
+        f"{{count}} of {{total}} pairs have a side of more than {max_length} tokens (training.max_length) and are "
+        f"cut; the longest has {max(lengths['tokens'].to_list(), default=0)}.",
         exact=True,
     )
+
+
+def _lengths(
+    pairs: pl.DataFrame, max_length: int, limits: Mapping[str, float | None], count_tokens: CountTokens | None
+) -> Finding:
+    if count_tokens is None:
+        why = "no tokenizer was given (udasa lint --tokenizer MODEL)."
+        return unchecked("over-max-length", limits, why)
+    tokens = [
+        pl.Series(count_tokens([prompt + reply for prompt, reply in pairs.select("prompt", side).iter_rows()]))
+        for side in _SIDES
+    ]
+    lengths = pairs.select("prompt_id", tokens=pl.max_horizontal(*(side.cast(pl.Int64) for side in tokens)))
+    return over_max_length(lengths, max_length, limits["over-max-length"])

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from udasa.limits import Lint
 from udasa.lint.evaluation import Evaluation
 from udasa.lint.finding import EXAMPLES, Finding, finding, share
 from udasa.prompts import SHINGLE, words
@@ -41,16 +42,16 @@ def overlap_findings(pairs: pl.DataFrame, evaluation: Evaluation, settings: Reci
     """Return the findings about prompts and evaluation data; `pairs` with its texts, as in `label_findings`."""
     rows = pairs.sort("prompt_id")
     return [
-        *_between_prompts(rows, settings, limits),
-        *in_prompts(rows, evaluation, settings, limits),
+        *between_prompts(rows, settings.lint, settings.near_duplicate, limits),
+        *in_prompts(rows, evaluation, settings.lint, limits),
         _in_replies(rows, evaluation, settings, limits),
     ]
 
 
-def _between_prompts(rows: pl.DataFrame, settings: Recipe, limits: Limits) -> list[Finding]:
-    """Return the findings about prompts that are alike; `rows` sorted by id."""
-    similarity = settings.lint.similarity
-    strict = max(settings.near_duplicate, similarity)
+def between_prompts(rows: pl.DataFrame, lint: Lint, near_duplicate: float, limits: Limits) -> list[Finding]:
+    """Return the findings about prompts that are alike; `rows` with prompt_text, split and stage, sorted by id."""
+    similarity = lint.similarity
+    strict = max(near_duplicate, similarity)
     alike = near_duplicates(sets(rows["prompt_text"]), similarity)
     about = rows.with_row_index("row").select("row", "split", "stage")
     both = pl.concat([alike, alike.select(a="b", b="a", jaccard="jaccard")])
@@ -73,9 +74,9 @@ def _between_prompts(rows: pl.DataFrame, settings: Recipe, limits: Limits) -> li
     ]
 
 
-def in_prompts(rows: pl.DataFrame, evaluation: Evaluation, settings: Recipe, limits: Limits) -> list[Finding]:
+def in_prompts(rows: pl.DataFrame, evaluation: Evaluation, lint: Lint, limits: Limits) -> list[Finding]:
     """Return the findings about prompts and evaluation data; `rows` with `prompt_text`, sorted by id."""
-    lint, texts = settings.lint, rows["prompt_text"]
+    texts = rows["prompt_text"]
     alike = near_texts(sets(texts), sets(evaluation.texts), lint.similarity)["a"].unique().to_numpy()
     shared = _sharing(texts, evaluation.texts, lint.prompt_ngram)
     found = {

@@ -64,16 +64,20 @@ def write_card(folder: Path, repo: str) -> None:
 
 
 def publish_model(folder: Path, repo: str, *, private: bool = True, token: str | None = None) -> str:
-    """Push a trained adapter with its card, figures and results as one commit; returns the commit sha.
+    """Push what was trained with its card, log, figures and results as one commit; returns the commit sha.
 
     Raises:
         UserError: the folder holds no finished training, or the Hub refused.
     """
-    names = ("README.md", "training.json", "adapter_config.json", "adapter_model.safetensors")
+    names = ["README.md", "training.json", "adapter_config.json", "adapter_model.safetensors"]
+    patterns = ["steps.jsonl", "figures/*.svg", "figures/*.png", ".eval_results/*.yaml", "merged/*"]
+    if (folder / "config.json").is_file():  # all weights were trained: a model, and no adapter
+        names = ["README.md", "training.json", "config.json"]
+        patterns += ["*.safetensors", "*.safetensors.index.json", "generation_config.json", "tokenizer*", "*.jinja"]
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise UserError(f"{folder} is not a finished training: it lacks {', '.join(missing)}. Run udasa train first.")
     found = [folder / name for name in names]
-    for pattern in ("figures/*.svg", "figures/*.png", ".eval_results/*.yaml"):
+    for pattern in patterns:
         found += sorted(folder.glob(pattern))
     with tempfile.TemporaryDirectory() as temporary:
         for path in found:

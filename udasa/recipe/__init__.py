@@ -29,17 +29,16 @@ from udasa.recipe.settings import (
     Pairing,
     Recipe,
     Source,
-    Stage,
     Staging,
     Task,
-    Training,
     Weights,
     Workers,
 )
+from udasa.recipe.training import Loss, Override, Reference, Stage, Training
 
 __all__ = [
-    "BUNDLED", "NLI", "Calibration", "Domain", "Entailment", "Judging", "Lint", "Measures", "Pairing", "Planted",
-    "Recipe", "Source", "Stage", "Staging", "Task", "Training", "Weights", "Workers",
+    "BUNDLED", "NLI", "Calibration", "Domain", "Entailment", "Judging", "Lint", "Loss", "Measures", "Override",
+    "Pairing", "Planted", "Recipe", "Reference", "Source", "Stage", "Staging", "Task", "Training", "Weights", "Workers",
     "as_dict", "bundled_path", "constitution", "differences", "digest", "from_json", "load", "published", "to_json",
 ]  # fmt: skip
 

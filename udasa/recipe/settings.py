@@ -6,10 +6,10 @@ from pydantic.dataclasses import dataclass
 
 from udasa.backends import MEMBERS, STRICT, ModelSpec, Principle, Runtime, Sampling
 from udasa.limits import Lint, Planted
+from udasa.recipe.training import Training
 
 Task = Literal["harmlessness", "helpfulness", "truthfulness", "sentiment"]
 Domain = Literal["general", "health", "law", "technical"]
-Stage = Literal["conservative", "moderate", "exploratory"]
 
 NLI = ModelSpec(
     model="cross-encoder/nli-deberta-v3-base",
@@ -195,51 +195,6 @@ class Staging:
             raise ValueError(f"thresholds must be two rising gaps of 0 or more, got {self.thresholds}.")
         if not 0 <= self.test_share < 1:
             raise ValueError(f"test_share must be in [0, 1), got {self.test_share}.")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
-class Training:
-    """Staged DPO (Rafailov et al. 2023) with one LoRA adapter."""
-
-    stages: tuple[Stage, ...] = ("conservative", "moderate", "exploratory")
-    """The stages, in training order."""
-    reference: Literal["base", "previous", "fixed"] = "base"
-    """Reference policy of a stage: the base model, the policy at the stage's start, or `fixed_reference`."""
-    fixed_reference: ModelSpec | None = None
-    """The reference model when `reference` is `fixed`."""
-    beta: float = 0.1
-    """DPO's inverse temperature."""
-    learning_rate: float = 5e-6
-    """Peak learning rate of every stage."""
-    epochs: float = 1.0
-    """Passes over each stage."""
-    batch_size: int = 8
-    """Pairs per optimiser step."""
-    device_batch_size: int = 4
-    """Pairs per forward pass; divides `batch_size`."""
-    max_length: int = 1024
-    """Longest prompt + response in tokens."""
-    lora_rank: int = 16
-    """Rank of the adapter."""
-    lora_alpha: int = 32
-    """Scale of the adapter."""
-    lora_targets: str | tuple[str, ...] = "all-linear"
-    """Modules that get an adapter."""
-    seed: int = 0
-    """Seed of initialisation and shuffling."""
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if (self.reference == "fixed") != (self.fixed_reference is not None):
-            raise ValueError("fixed_reference belongs to reference='fixed', and only to it.")
-        if not self.stages or len(set(self.stages)) < len(self.stages):
-            raise ValueError(f"stages must be one or more different stages, got {self.stages}.")
-        if self.device_batch_size < 1 or self.batch_size % self.device_batch_size:
-            raise ValueError(
-                f"device_batch_size must divide batch_size, got {self.device_batch_size} and {self.batch_size}."
-            )
-        if min(self.beta, self.learning_rate, self.epochs) <= 0:
-            raise ValueError("beta, learning_rate and epochs must be above 0.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)

@@ -1,12 +1,15 @@
-"""Staged pairs -> one LoRA adapter, one DPOTrainer run a stage.
+"""Staged pairs -> one LoRA adapter (or, with `tuning="full"`, a model), one DPOTrainer run a stage.
 
-out/stages/1-conservative/       the adapter after the stage; its stage.json, written last, marks it complete
+out/stages/1-conservative/       the adapter after the stage, steps.jsonl, and stage.json, written last: it is complete
 out/adapter_model.safetensors    the adapter after the last stage, with its adapter_config.json
+out/merged/                      base model and adapter as one model, if asked for
+out/steps.jsonl                  what was logged at every step; drawn in figures/training.svg
 out/training.json                what was trained on what, written last of all
 """
 
 import importlib.metadata
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,15 +18,18 @@ from typing import Any
 from udasa import __version__, backends_hf
 from udasa.backends import Identity, ModelSpec
 from udasa.errors import require
+from udasa.limits import Lint
+from udasa.lint import Finding
 from udasa.recipe import Training
 from udasa.run import Progress, silent, write_file
+from udasa.train import curves, models, processes
 from udasa.train.data import no_data_bars, read, release
-from udasa.train.dpo import StageResult
-from udasa.train.stages import MARKER, AfterStage, Staged, Verdict, go_on, pin, to_json, train_stages
+from udasa.train.dpo import STEPS, StageResult
+from udasa.train.preflight import refuse_overlap
+from udasa.train.stages import DONE, MARKER, AfterStage, Staged, Verdict, go_on, pin, to_json, train_stages
 
 __all__ = ["AfterStage", "StageResult", "Staged", "Trained", "Verdict", "train", "train_stages"]
 
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets")
 """Packages whose versions a training run records."""
 
@@ -46,6 +52,12 @@ class Trained:
     stages: tuple[StageResult, ...]
     skipped: tuple[str, ...]
     """Stages without pairs."""
+    verdict: Verdict
+    """`go on` if every stage was trained; else how the run was ended after a stage."""
+    findings: tuple[Finding, ...]
+    """What was found about the pairs before the first step."""
+    merged: bool
+    """Whether the folder holds base model and adapter as one model too."""
     versions: dict[str, str]
 
 
@@ -57,6 +69,11 @@ def train(
     training: Training,
     revision: str | None = None,
     license: str = "unknown",
+    lint: Lint = Lint(),  # noqa: B008
+    near_duplicate: float = 0.8,
+    allow_overlap: bool = False,
+    merge: bool = False,
+    report_to: Sequence[str] = (),
     after_stage: AfterStage = go_on,
     progress: Progress = silent,
 ) -> Trained:
@@ -65,15 +82,21 @@ def train(
     Args:
         data: a folder or Hub id of a udasa data set, with a config a stage; a stage without pairs is skipped.
         output: receives the adapter, the adapter after each stage, and training.json. A stage that is complete
-            there is not trained again.
+            there is not trained again, and one that was killed goes on from its newest checkpoint.
         policy: the base model.
         training: stages, reference and optimisation.
         revision: tag or commit of a Hub data set.
         license: licence of the adapter, as the Hub writes it; for its card.
+        lint: what overlaps with held-out prompts and evaluation data is, and its limits.
+        near_duplicate: the recipe's.
+        allow_overlap: train in spite of an overlap beyond those limits; it is recorded.
+        merge: write base model and adapter as one model, too.
+        report_to: trackers that TRL knows, such as `tensorboard`, `trackio` or `wandb`.
         after_stage: decides how to go on after a stage; see `train_stages`.
-        progress: shown the optimiser steps of each stage.
+        progress: shown the pairs that a reference reads, and the optimiser steps of each stage.
 
     Raises:
+        LimitError: training prompts are in the data set's own test split or in the evaluation.
         UserError: the data set does not fit, or `train_stages` refuses.
         MissingExtraError: the extra `train` is not installed.
     """
@@ -81,12 +104,17 @@ def train(
         require(module, extra="train")
     with backends_hf.quiet(), no_data_bars(), TemporaryDirectory(prefix="udasa-", ignore_cleanup_errors=True) as cache:
         pairs = read(data, training.stages, revision, cache)
-        skipped = tuple(name for name, rows in pairs.items() if not len(rows))
+        test = read(data, training.stages, revision, cache, split="test")
+        overlap = refuse_overlap(pairs, test, lint, near_duplicate, allow_overlap)
         staged = train_stages(
-            pairs, output, policy=policy, training=training, after_stage=after_stage, progress=progress
+            pairs,
+            output,
+            policy=policy,
+            training=training,
+            after_stage=after_stage,
+            report_to=report_to,
+            progress=progress,
         )
-    for name in ADAPTER_FILES:
-        shutil.copyfile(staged.adapter / name, output / name)
     commit, manifest = release(data, revision)
     trained = Trained(
         **pin(policy, training),
@@ -95,8 +123,25 @@ def train(
         data_revision=commit,
         data_digest=manifest,
         stages=staged.results,
-        skipped=skipped,
+        skipped=tuple(name for name, rows in pairs.items() if not len(rows)),
+        verdict=staged.verdict,
+        findings=(*overlap, *staged.findings),
+        merged=merge and training.tuning != "full",
         versions={"udasa": __version__} | {name: importlib.metadata.version(name) for name in PACKAGES},
     )
-    write_file(output / MARKER, to_json(asdict(trained)))
+    if processes.is_main():
+        _write(trained, staged, output, policy)
+    processes.wait()
     return trained
+
+
+def _write(trained: Trained, staged: Staged, output: Path, policy: ModelSpec) -> None:
+    """Write what came out beside the stages, and training.json last."""
+    for path in staged.adapter.iterdir():
+        if path.is_file() and path.name not in (DONE, STEPS):
+            shutil.copyfile(path, output / path.name)
+    curves.write(staged, output)
+    if trained.merged:
+        with backends_hf.quiet():
+            models.merge(output, policy, output / "merged")
+    write_file(output / MARKER, to_json(asdict(trained)))

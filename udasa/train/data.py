@@ -1,35 +1,29 @@
-"""A published data set -> the pairs of each stage that a trainer can use.
+"""A published data set -> the pairs of each stage, as they lie there.
 
 read("org/udasa-pairs", ("conservative",), "v1.0.0", cache)  ->  {"conservative": Dataset(prompt, chosen, rejected)}
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from udasa import schema
 from udasa.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
 
 COLUMNS = ("prompt_id", "prompt", "chosen", "rejected")
 
 
-class Fit(NamedTuple):
-    """The pairs of a stage that fit the trainer: how many of them are cut, and how many were left out."""
-
-    pairs: "Dataset"
-    truncated: int
-    dropped: int
-
-
-def read(data: str, stages: Sequence[str], revision: str | None, cache: str) -> dict[str, "Dataset"]:
-    """Return the pairs of each stage; a stage that the data set leaves out, or its split 'train', has none.
+def read(
+    data: str, stages: Sequence[str], revision: str | None, cache: str, split: str = "train"
+) -> dict[str, "Dataset"]:
+    """Return the pairs of each stage; a stage that the data set leaves out, or its split, has none.
 
     A folder is read through `cache`, a new one: the common cache of `datasets` knows a folder by its last name and
     its card alone, and would give the old rows of a folder that was written again.
@@ -41,9 +35,9 @@ def read(data: str, stages: Sequence[str], revision: str | None, cache: str) -> 
         cache_dir = cache if Path(data).is_dir() else None
         builder = load_dataset_builder(data, stage, revision=revision, cache_dir=cache_dir)
         builder.download_and_prepare()
-        split = builder.info.splits.get("train")
+        found = builder.info.splits.get(split)
         # `load_dataset` refuses a split without rows
-        return builder.as_dataset(split="train") if split and split.num_examples else none
+        return builder.as_dataset(split=split) if found and found.num_examples else none
 
     none = Dataset.from_dict({name: [] for name in COLUMNS})
     try:
@@ -57,7 +51,7 @@ def read(data: str, stages: Sequence[str], revision: str | None, cache: str) -> 
             f"{data} is not a udasa data set: its configs are {', '.join(configs)}; expected the stages "
             f"{', '.join(schema.STAGES)}. Publish one with `udasa publish`."
         )
-    if not any(map(len, pairs.values())):
+    if split == "train" and not any(map(len, pairs.values())):
         raise UserError(f"{data} has no training pairs in {', '.join(stages)}. Build from more prompts.")
     for stage, table in pairs.items():
         if missing := [name for name in COLUMNS if name not in table.column_names]:
@@ -65,7 +59,11 @@ def read(data: str, stages: Sequence[str], revision: str | None, cache: str) -> 
                 f"Stage '{stage}' of {data} lacks {', '.join(missing)}; it has {', '.join(table.column_names)}. "
                 "Publish a data set with `udasa publish`."
             )
-    return {stage: table.select_columns(list(COLUMNS)) for stage, table in pairs.items()}
+    kept = (*COLUMNS, "gap")
+    return {
+        stage: table.select_columns([name for name in kept if name in table.column_names])
+        for stage, table in pairs.items()
+    }
 
 
 def digest(pairs: "Dataset") -> str:
@@ -91,45 +89,20 @@ def release(data: str, revision: str | None) -> tuple[str | None, str | None]:
     return commit, hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
 
 
-def preflight(name: str, pairs: "Dataset", tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Fit:
-    """Leave out the pairs without a difference in the first `max_length` tokens; TRL drops some of them silently.
-
-    Raises:
-        UserError: the two sides of a pair are the same tokens, or no pair is left.
-    """
-
-    def tokens(messages: list[dict[str, str]]) -> list[int]:
-        encoded: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
-        return list(encoded["input_ids"])
-
-    kept, truncated = [], 0
-    for index, row in enumerate(pairs):
-        chosen, rejected = (tokens(row["prompt"] + row[side]) for side in ("chosen", "rejected"))
-        if chosen == rejected:
-            raise UserError(
-                f"Pair {row['prompt_id']} of stage '{name}' has the same {len(chosen)} tokens as chosen and as "
-                "rejected once the chat template is applied. Remove it, or build the pairs again."
-            )
-        if chosen[:max_length] != rejected[:max_length]:
-            kept.append(index)
-            truncated += max(len(chosen), len(rejected)) > max_length
-    if not kept:
-        raise UserError(
-            f"No pair of stage '{name}' shows a difference within max_length={max_length} tokens "
-            f"({len(pairs)} pairs). Raise max_length."
-        )
-    return Fit(pairs.select(kept), truncated, len(pairs) - len(kept))
-
-
 @contextmanager
 def no_data_bars() -> Iterator[None]:
-    """Keep the bars of `datasets` off the console; put them back after."""
+    """Keep the bars of `datasets`, and of TRL's reading of a reference, off the console; put them back after."""
     import datasets
 
-    shown = not datasets.are_progress_bars_disabled()
+    shown, before = not datasets.are_progress_bars_disabled(), os.environ.get("TQDM_DISABLE")
     datasets.disable_progress_bars()
+    os.environ["TQDM_DISABLE"] = "1"
     try:
         yield
     finally:
         if shown:
             datasets.enable_progress_bars()
+        if before is None:
+            del os.environ["TQDM_DISABLE"]
+        else:
+            os.environ["TQDM_DISABLE"] = before

@@ -1,43 +1,51 @@
 """The pairs of one stage -> its adapter, by one DPOTrainer as TRL has it: no subclass, no copy.
 
-stage = Stage("moderate", Path("out/stages/2-moderate"), pairs)
-train_stage(stage, fit, start=Path("out/stages/1-conservative"), policy, training, progress)  ->  StageResult
+train_stage(Stage("moderate", Path("out/stages/2-moderate"), pairs, ...), start=Path("out/stages/1-conservative"), run)
+-> StageResult(stage="moderate", reference="base", pairs=412, steps=52, first_loss=0.66, ...)
 """
 
+import json
 import math
-import shutil
-import time
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from udasa import backends_hf
-from udasa.backends import ModelSpec, Report
+from udasa.backends import ModelSpec
 from udasa.errors import UserError
 from udasa.recipe import Training
-from udasa.run import Progress
-from udasa.train.data import Fit
+from udasa.run import Progress, write_file
+from udasa.train import checkpoints, models, processes
+from udasa.train.watch import first_loss, make_watch
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+    from transformers import PreTrainedModel
     from trl.trainer.dpo_config import DPOConfig
+
+STEPS = "steps.jsonl"
+"""The log of a stage, a line a step: the losses, rewards and log-probabilities that TRL logs, and seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageResult:
-    """What one stage of training did. Losses are DPO's, in nats; rewards are beta x log-ratio to the reference."""
+    """What one stage of training did. Losses are in nats for DPO; rewards are beta x log-ratio to the reference."""
 
     stage: str
     reference: str
     """`base`, `previous` or `fixed`."""
     pairs: int
     """Pairs trained on."""
+    replayed: int
+    """Of these, pairs of earlier stages."""
     truncated: int
-    """Of these, pairs of which a side was cut to max_length."""
+    """Pairs of the stage of which a side was cut to max_length."""
     dropped: int
-    """Pairs left out: within max_length, chosen and rejected do not differ (the prompt alone may fill it)."""
+    """Pairs of the stage that were left out; the findings of the preflight say why."""
+    label_smoothing: float
+    """The share of labels that the loss takes to be wrong."""
     steps: int
     """Optimiser steps."""
     seconds: float
@@ -54,185 +62,179 @@ class StageResult:
     """Mean reward of chosen minus rejected, over the same steps."""
 
 
+class Run(NamedTuple):
+    """What all stages of a run share."""
+
+    policy: ModelSpec
+    training: Training
+    report_to: Sequence[str]
+    progress: Progress
+
+
 class Stage(NamedTuple):
-    """A stage of a run: its name, its folder and its pairs."""
+    """A stage that is to be trained."""
 
     name: str
     folder: Path
     pairs: "Dataset"
+    """With the reference's log-probabilities as columns."""
+    starts_at_reference: bool
+    """Whether the policy that the stage begins with is the reference."""
+    replayed: int
+    truncated: int
+    dropped: int
 
-    @property
-    def marker(self) -> Path:
-        """The file that is written last."""
-        return self.folder / "stage.json"
+
+def train_stage(stage: Stage, start: Path | None, run: Run) -> StageResult:
+    """Train one stage from what is in `start`, going on from its newest checkpoint, and save what came out."""
+    training = run.training.of(stage.name)
+    smoothing = _smoothing(stage, training)
+    with _tensorboard_in(stage.folder / "runs"):
+        trainer = _make_trainer(stage, start, run, training, smoothing)
+    models.check_kept(trainer, len(stage.pairs), training)
+    expected = first_loss(training) if stage.starts_at_reference else None
+    newest = checkpoints.newest(stage.folder / checkpoints.FOLDER)
+    with run.progress(f"train {stage.name}", _num_steps(len(stage.pairs), training)) as report:
+        trainer.add_callback(make_watch(stage.name, expected, start, report))
+        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    models.save(trainer, stage.folder, run.policy)
+    steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+    if processes.is_main():
+        lines = (json.dumps({"stage": stage.name, **step}, allow_nan=False) + "\n" for step in steps)
+        write_file(stage.folder / STEPS, "".join(lines).encode())
+    return _summarise(stage, training, smoothing, steps)
 
 
-def train_stage(
-    stage: Stage, fit: Fit, start: Path | None, policy: ModelSpec, training: Training, progress: Progress
-) -> StageResult:
-    """Train one stage from the adapter in `start` and save its adapter."""
-    shutil.rmtree(stage.folder, ignore_errors=True)  # what an interrupted run left
-    trainer = _make_trainer(stage, fit, start, policy, training)
-    if len(trainer.train_dataset) != len(fit.pairs):
+@contextmanager
+def _tensorboard_in(folder: Path) -> Iterator[None]:
+    """Let TensorBoard write there, and not among the checkpoints, which go; it can be told by the environment alone."""
+    name = "TENSORBOARD_LOGGING_DIR"
+    mine = name not in os.environ
+    if mine:
+        os.environ[name] = str(folder)
+    try:
+        yield
+    finally:
+        if mine:
+            del os.environ[name]
+
+
+def _smoothing(stage: Stage, training: Training) -> float:
+    """Return the label smoothing of a stage; from the gap, the share of wrong labels if a gap of 1 is a sure one."""
+    if training.label_smoothing != "gap":
+        return training.label_smoothing
+    if "gap" not in stage.pairs.column_names:
         raise UserError(
-            f"TRL kept {len(trainer.train_dataset)} of the {len(fit.pairs)} pairs of stage '{stage.name}'; all should "
-            f"be used. Raise max_length, now {training.max_length}."
+            f"label_smoothing='gap' needs the column gap, and stage '{stage.name}' has "
+            f"{', '.join(stage.pairs.column_names)}. Give a number, or pairs that `udasa publish` wrote."
         )
-    is_reference = training.reference == "previous" or (training.reference == "base" and start is None)
-    with progress(f"train {stage.name}", _num_steps(len(fit.pairs), training)) as report:
-        trainer.add_callback(_make_watch(stage.name, is_reference, start, report))
-        began = time.perf_counter()
-        trainer.train()
-        seconds = time.perf_counter() - began
-    _save_adapter(trainer.model, stage.folder, policy)
-    return _summarise(stage.name, fit, training.reference, seconds, trainer.state.log_history)
+    gaps = [float(gap) for gap in stage.pairs["gap"]]
+    mean = math.fsum(gaps) / len(gaps)
+    if not 0 < mean <= 1:
+        raise UserError(f"The mean gap of stage '{stage.name}' is {mean}; label_smoothing='gap' needs one in (0, 1].")
+    return (1 - mean) / 2
 
 
 def _num_steps(num_pairs: int, training: Training) -> int:
     """Return the optimiser steps of a stage, as the trainer counts them: a last, smaller step closes each epoch."""
-    per_epoch = math.ceil(
-        math.ceil(num_pairs / training.device_batch_size) * training.device_batch_size / training.batch_size
-    )
+    if training.max_steps is not None:
+        return training.max_steps
+    per_pass = training.device_batch_size * processes.count()
+    per_epoch = math.ceil(math.ceil(num_pairs / per_pass) * per_pass / training.batch_size)
     return math.ceil(training.epochs * per_epoch)
 
 
-def _make_trainer(stage: Stage, fit: Fit, start: Path | None, policy: ModelSpec, training: Training) -> Any:
-    """Return a DPOTrainer whose policy is the adapter in `start` and whose reference is the one `training` names.
+def _make_trainer(stage: Stage, start: Path | None, run: Run, training: Training, smoothing: float) -> Any:
+    """Return a DPOTrainer whose policy is what is in `start`, and whose reference is the columns of the pairs.
 
-    TRL's reference is `ref_model` if given; else, of a PeftModel, its adapter as it comes (copied to one named
-    "ref"); else the model with its adapter off. So for `base` the trainer makes a fresh adapter, and the weights of
-    the previous stage are loaded into that.
+    TRL reads such columns once its `precompute_ref_logps` is set; asked for them by its settings, it would make them
+    itself, of the model that it is given. A fresh adapter is made first and then given the weights of `start`: of an
+    adapter that is there, TRL would keep a second, frozen one.
     """
-    from peft import LoraConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
     from transformers import PrinterCallback
     from trl.trainer.dpo_trainer import DPOTrainer
 
-    base, tokenizer = backends_hf.load_causal_lm(policy)
-    config = _config(stage.folder, base, training)
-    targets = training.lora_targets
-    lora = LoraConfig(
-        r=training.lora_rank,
-        lora_alpha=training.lora_alpha,
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        task_type="CAUSAL_LM",
-    )
-    continues = start is not None and training.reference == "previous"
+    base, tokenizer = models.load_base(run.policy, training, start)
+    full = training.tuning == "full"
     trainer: Any = DPOTrainer(
-        model=PeftModel.from_pretrained(base, str(start), is_trainable=True) if continues else base,
-        ref_model=_fixed_reference(training, tokenizer),
-        args=config,
-        train_dataset=fit.pairs,
+        model=base,
+        # of a model without adapter, TRL loads a reference unless it is given one; this is let go at once
+        ref_model=models.load_base(run.policy, training, start)[0] if full else None,
+        args=_config(stage, base, run, training, smoothing),
+        train_dataset=stage.pairs,
         processing_class=tokenizer,
-        peft_config=None if continues else lora,
+        peft_config=None if full else models.make_lora(training),
     )
+    trainer.precompute_ref_logps, trainer.ref_model = True, None
     trainer.remove_callback(PrinterCallback)
-    if start is not None and not continues:
-        loaded: Any = set_peft_model_state_dict(trainer.model, load_peft_weights(str(start), device="cpu"))
-        assert not loaded.unexpected_keys and not any("lora_" in key for key in loaded.missing_keys)
+    if start is not None and not full:
+        models.load_adapter(trainer.model, start)
     return trainer
 
 
-def _config(folder: Path, model: "PreTrainedModel", training: Training) -> "DPOConfig":
-    import torch
+def _config(stage: Stage, model: "PreTrainedModel", run: Run, training: Training, smoothing: float) -> "DPOConfig":
     from trl.trainer.dpo_config import DPOConfig
 
-    on_cpu = model.device.type == "cpu"
+    per_pass = training.device_batch_size * processes.count()
+    if training.batch_size % per_pass:
+        raise UserError(
+            f"{processes.count()} processes of {training.device_batch_size} pairs each do not divide a batch of "
+            f"{training.batch_size}. Start another number of processes, or set another device_batch_size."
+        )
+    placed = models.precision(model, training)
     return DPOConfig(
-        output_dir=str(folder),
+        output_dir=str(stage.folder / checkpoints.FOLDER),
+        run_name=f"{stage.folder.parent.parent.name}-{stage.name}",
         beta=training.beta,
         learning_rate=training.learning_rate,
         num_train_epochs=training.epochs,
+        max_steps=training.max_steps or -1,
         per_device_train_batch_size=training.device_batch_size,
-        gradient_accumulation_steps=training.batch_size // training.device_batch_size,
+        gradient_accumulation_steps=training.batch_size // per_pass,
         max_length=training.max_length,
         seed=training.seed,
-        use_cpu=on_cpu,
-        bf16=not on_cpu and model.dtype == torch.bfloat16 and torch.cuda.is_bf16_supported(),
-        activation_checkpointing=not on_cpu,
+        activation_checkpointing={"auto": not placed["use_cpu"], "on": True, "off": False}[training.checkpointing],
         logging_steps=1,
         logging_nan_inf_filter=False,  # the default shows a mean in the place of a NaN
         disable_tqdm=True,
-        report_to="none",
-        save_strategy="no",
+        report_to=list(run.report_to) or "none",
+        save_strategy="steps",
+        save_steps=training.save_steps,
+        save_total_limit=2,  # the one before stays until the newest is complete
+        **placed,
+        **_loss(training, smoothing),
     )
 
 
-def _fixed_reference(training: Training, tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedModel | None":
-    if training.fixed_reference is None:
-        return None
-    reference, its_tokenizer = backends_hf.load_causal_lm(training.fixed_reference)
-    if its_tokenizer.get_vocab() != tokenizer.get_vocab():
-        raise UserError(
-            f"The fixed reference {training.fixed_reference.model} has another vocabulary than the policy, so their "
-            "log-probabilities cannot be compared. Name a model with the policy's tokenizer."
-        )
-    return reference
+def _loss(training: Training, smoothing: float) -> dict[str, Any]:
+    """Return TRL's names of a loss.
 
-
-def _make_watch(stage: str, is_reference: bool, start: Path | None, report: Report) -> "TrainerCallback":
-    """Return a callback that reports each step and stops a run that has gone wrong.
-
-    Where the policy is its own reference (`is_reference`), every log-ratio of the first step is 0, so its loss must
-    be -log sigmoid(0) = ln 2, within 1e-3 in float32 and 1e-2 else.
+    Conservative DPO is -(1 - e) log s(z) - e log s(-z), with s the sigmoid and z beta x the difference of log-ratios.
+    TRL 1.16 does not smooth its `sigmoid`, -log s(z). Its `robust` of 1/4 is -1.5 log s(z) + 0.5 log s(-z), so it is
+    (1 + 2e) of the one less 2e of the other.
     """
-    from transformers import TrainerCallback
-
-    class Watch(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            report(1)
-
-        def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            logs = given["logs"]
-            if "loss" not in logs:  # the summary after the last step
-                return
-            for name in ("loss", "grad_norm"):
-                if not math.isfinite(logs[name]):
-                    good = f"the adapter in {start}" if start else "the base model: no stage is complete"
-                    raise UserError(
-                        f"{name} is {logs[name]} at step {state.global_step} of stage '{stage}'; it must be finite. "
-                        f"Nothing of this stage was saved; the last good checkpoint is {good}. "
-                        "Lower the learning rate, or use another dtype."
-                    )
-            tolerance = 1e-3 if str(given["model"].dtype) == "torch.float32" else 1e-2
-            if is_reference and state.global_step == 1 and abs(logs["loss"] - math.log(2)) > tolerance:
-                raise UserError(
-                    f"The first loss of stage '{stage}' is {logs['loss']:.4f}; expected ln 2 = {math.log(2):.4f} "
-                    f"within {tolerance:g}, for there the policy is its own reference. Likely causes: the reference is "
-                    "another model, or the adapter is not off in it; policy and reference run in different dtypes, or "
-                    "with dropout; the chat template gives them different tokens."
-                )
-
-    return Watch()
+    if training.loss != "cdpo":
+        return {"loss_type": [training.loss], "label_smoothing": smoothing}
+    weights = [1 + 2 * smoothing, -2 * smoothing]
+    return {"loss_type": ["sigmoid", "robust"], "loss_weights": weights, "label_smoothing": 0.25}
 
 
-def _save_adapter(model: Any, folder: Path, policy: ModelSpec) -> None:
-    """Save the trained adapter, naming the base model as the recipe does and not where it lies on this machine."""
-    config = model.peft_config["default"]
-    config.base_model_name_or_path, config.revision = policy.model, policy.revision
-    if isinstance(config.target_modules, set):
-        config.target_modules = sorted(config.target_modules)  # a set has another order in every process
-    # "auto" would ask the Hub for the base model's config; embeddings get no adapter here
-    model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's unfilled model card
-
-
-def _summarise(
-    stage: str, fit: Fit, reference: str, seconds: float, history: Sequence[Mapping[str, float]]
-) -> StageResult:
-    steps = [entry for entry in history if "loss" in entry]
+def _summarise(stage: Stage, training: Training, smoothing: float, steps: Sequence[Mapping[str, float]]) -> StageResult:
     last = steps[-math.ceil(len(steps) / 4) :]
 
     def mean(name: str) -> float:
         return math.fsum(entry[name] for entry in last) / len(last)
 
     return StageResult(
-        stage=stage,
-        reference=reference,
-        pairs=len(fit.pairs),
-        truncated=fit.truncated,
-        dropped=fit.dropped,
+        stage=stage.name,
+        reference=training.reference,
+        pairs=len(stage.pairs),
+        replayed=stage.replayed,
+        truncated=stage.truncated,
+        dropped=stage.dropped,
+        label_smoothing=smoothing,
         steps=len(steps),
-        seconds=seconds,
+        seconds=math.fsum(entry["seconds"] for entry in steps),
         first_loss=steps[0]["loss"],
         last_loss=mean("loss"),
         last_steps=len(last),

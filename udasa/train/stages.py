@@ -1,25 +1,31 @@
 """Pairs by stage -> an adapter carried through the stages, resumable.
 
 train_stages({"random-1": pairs, "random-2": others}, Path("out"), policy=policy, training=training)
--> Staged(results=(StageResult(stage="random-1", ...), ...), adapter=Path("out/stages/2-random-2"), verdict="go on")
+-> Staged(results=(StageResult(stage="random-1", ...), ...), adapter=Path("out/stages/2-random-2"), ...)
 """
 
 import gc
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import TypeAdapter
 
 from udasa import backends_hf
-from udasa.backends import ModelSpec
+from udasa.backends import ModelSpec, stable_hash
 from udasa.errors import UserError, require
+from udasa.lint import Finding
 from udasa.recipe import Training
 from udasa.run import Progress, silent, write_file
-from udasa.train.data import Fit, digest, no_data_bars, preflight
-from udasa.train.dpo import Stage, StageResult, train_stage
+from udasa.train import checkpoints, processes
+from udasa.train.data import digest, no_data_bars
+from udasa.train.dpo import Run, Stage, StageResult, train_stage
+from udasa.train.preflight import Fit, preflight
+from udasa.train.references import Reference, reference_of, with_log_probs
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,9 +36,11 @@ Verdict = Literal["go on", "stop", "rollback"]
 AfterStage = Callable[[str, Path], Verdict]
 """Called with a stage's name and its adapter's folder, once the stage is complete there."""
 
-
 MARKER = "training.json"
 """The file of a whole run, written last of all; it goes when a run begins or goes on."""
+
+DONE = "stage.json"
+"""The file of a stage that is complete, written last."""
 
 
 class Staged(NamedTuple):
@@ -44,6 +52,8 @@ class Staged(NamedTuple):
     """The folder of the last of them."""
     verdict: Verdict
     """`go on` if every stage was trained."""
+    findings: tuple[Finding, ...]
+    """What the preflight found about the pairs."""
 
 
 def go_on(_: str, __: Path) -> Verdict:
@@ -58,20 +68,23 @@ def train_stages(
     policy: ModelSpec,
     training: Training,
     after_stage: AfterStage = go_on,
+    report_to: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Staged:
     """Carry one LoRA adapter through stages of any names, in the order of `pairs`, with DPO (Rafailov et al. 2023).
 
     Args:
         pairs: stage -> its pairs, with the columns prompt_id, prompt, chosen, rejected (TRL's conversational form),
-            and any others; a stage without pairs is skipped, and so is `training.stages`.
-        output: receives `stages/<number>-<name>/`: the adapter after the stage, and stage.json, written last. A stage
-            that is complete there is not trained again.
+            and any others; a stage without pairs is skipped. `training.stages` is not looked at.
+        output: receives `stages/<number>-<name>/`: the adapter after the stage, the log of its steps, and stage.json,
+            written last. A stage that is complete there is not trained again; one that was killed goes on from its
+            newest checkpoint.
         policy: the base model.
         training: reference and optimisation.
         after_stage: decides how to go on. It is called for every complete stage in order, by a run that is resumed
             too, so it must be cheap the second time; what it raises ends the run, and the stage stays complete.
-        progress: shown the optimiser steps of each stage.
+        report_to: trackers that TRL knows, such as `tensorboard`, `trackio` or `wandb`.
+        progress: shown the pairs that a reference reads, and the optimiser steps of each stage.
 
     Raises:
         UserError: `output` holds stages of other settings or pairs, pairs do not fit, the first loss is not what it
@@ -87,34 +100,36 @@ def train_stages(
             "Leave the adapter out, or merge it into the weights and name those."
         )
     pinned = pin(policy, training) | {"pairs": {name: digest(rows) for name, rows in pairs.items()}}
-    stages = [Stage(s, output / "stages" / f"{n}-{s}", pairs[s]) for n, s in enumerate(pairs, 1) if len(pairs[s])]
-    if not stages:
+    folders = {s: output / "stages" / f"{n}-{s}" for n, s in enumerate(pairs, 1) if len(pairs[s])}
+    if not folders:
         raise UserError(f"There are no training pairs in {', '.join(pairs)}. Build from more prompts.")
-    done = _finished(stages, output, pinned)
-    (output / MARKER).unlink(missing_ok=True)
+    _refuse_others(output, pinned)
+    _check_trackers(report_to)
+    processes.from_main(lambda: (output / MARKER).unlink(missing_ok=True))
+    run = Run(policy, training, report_to, progress)
     results: list[StageResult] = []
+    start: Path | None = None
+    verdict: Verdict = "go on"
     with backends_hf.quiet(), no_data_bars():
-        fits = _preflight(stages[len(done) :], policy, training)
-        for stage in stages:
-            start = stages[len(results) - 1].folder if results else None
-            if len(results) < len(done):
-                result = done[len(results)]
-            else:
-                result = train_stage(stage, fits[stage.name], start, policy, training, progress)
-                write_file(stage.marker, to_json({"run": pinned, "result": asdict(result)}))
-                gc.collect()  # a trainer is a reference cycle, and holds a model
-            verdict = after_stage(stage.name, stage.folder)
+        tokenizer = backends_hf.load_chat_tokenizer(policy)
+        checked = preflight({name: pairs[name] for name in folders}, tokenizer, training.max_length)
+        for name, folder in folders.items():
+            result = _read_result(folder) or _train(name, folder, checked.fits, start, run, pinned)
+            if processes.is_main():
+                shutil.rmtree(folder / checkpoints.FOLDER, ignore_errors=True)
+            verdict = processes.from_main(partial(after_stage, name, folder))
             if verdict == "rollback":
-                if start is None:
-                    raise UserError(
-                        f"The first stage, '{stage.name}', was taken back, so no adapter is left: the policy is the "
-                        f"base model. The stage's adapter is still in {stage.folder}."
-                    )
-                return Staged(tuple(results), start, verdict)
+                break
             results.append(result)
+            start = folder
             if verdict == "stop":
-                return Staged(tuple(results), stage.folder, verdict)
-    return Staged(tuple(results), stages[-1].folder, "go on")
+                break
+    if start is None:
+        raise UserError(
+            f"The first stage, '{name}', was taken back, so no adapter is left: the policy is the base model. "
+            f"The stage's adapter is still in {folder}."
+        )
+    return Staged(tuple(results), start, verdict, checked.findings)
 
 
 def pin(policy: ModelSpec, training: Training) -> dict[str, Any]:
@@ -132,30 +147,72 @@ def to_json(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
-def _preflight(stages: Sequence[Stage], policy: ModelSpec, training: Training) -> dict[str, Fit]:
-    """Check the pairs of every stage that is left, before any step."""
-    if not stages:
-        return {}
-    tokenizer = backends_hf.load_causal_lm(policy)[1]
-    return {stage.name: preflight(stage.name, stage.pairs, tokenizer, training.max_length) for stage in stages}
+def _train(
+    name: str,
+    folder: Path,
+    fits: Mapping[str, Fit],
+    start: Path | None,
+    run: Run,
+    pinned: Mapping[str, Any],
+) -> StageResult:
+    """Train one stage, with the pairs that it replays, and mark it as complete."""
+    kept = folder / checkpoints.FOLDER
+    if processes.is_main():
+        checkpoints.drop_unfinished(kept)
+        write_file(kept / checkpoints.RUN, to_json({"run": pinned}))
+    processes.wait()
+    training = run.training.of(name)
+    rows = _with_replay(name, fits, training.replay)
+    reference = reference_of(run.policy, training, start)
+    among = [rows] if training.reference == "previous" else [fit.pairs for fit in fits.values()]
+    rows = with_log_probs(rows, among, reference, run.policy, training, run.progress)
+    own = fits[name]
+    at_reference = reference == Reference(run.policy, start)
+    stage = Stage(name, folder, rows, at_reference, len(rows) - len(own.pairs), own.truncated, own.dropped)
+    result = train_stage(stage, start, run)
+    if processes.is_main():
+        write_file(folder / DONE, to_json({"run": pinned, "result": asdict(result)}))
+    processes.wait()
+    gc.collect()  # a trainer is a reference cycle, and holds a model
+    return result
 
 
-def _finished(stages: Sequence[Stage], output: Path, pinned: Mapping[str, Any]) -> list[StageResult]:
-    """Return the results of the leading stages that are complete in `output`."""
-    for marker in sorted(output.glob("stages/*/stage.json")):
-        before, now = _leaves(json.loads(marker.read_bytes())["run"]), _leaves(pinned)
+def _with_replay(name: str, fits: Mapping[str, Fit], share: float) -> "Dataset":
+    """Return a stage's pairs, and after them the share of every earlier stage's: those with the smallest hash."""
+    from datasets import concatenate_datasets
+
+    parts = [fits[name].pairs]
+    for earlier in list(fits)[: list(fits).index(name)] if share else ():
+        pairs = fits[earlier].pairs
+        hashes = [stable_hash("replay", prompt_id) for prompt_id in pairs["prompt_id"]]
+        chosen = sorted(range(len(hashes)), key=hashes.__getitem__)[: round(share * len(hashes))]
+        parts.append(pairs.select(sorted(chosen)))
+    return concatenate_datasets(parts)
+
+
+def _refuse_others(output: Path, pinned: Mapping[str, Any]) -> None:
+    """Refuse a folder with stages, finished or begun, of another run."""
+    for path in sorted([*output.glob(f"stages/*/{DONE}"), *output.glob(f"stages/*/*/{checkpoints.RUN}")]):
+        before, now = _leaves(json.loads(path.read_bytes())["run"]), _leaves(pinned)
         if changed := [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]:
             raise UserError(
                 f"{output} holds stages of another run: "
                 + "; ".join(f"{k} is {before.get(k)!r} there and {now.get(k)!r} now" for k in changed)
                 + ". Train into a new folder, or with the settings and data that began this one."
             )
-    results = []
-    for stage in stages:
-        if not stage.marker.is_file():
-            break
-        results.append(StageResult(**json.loads(stage.marker.read_bytes())["result"]))
-    return results
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK as KNOWN
+
+    if unknown := [name for name in names if name not in KNOWN]:
+        raise UserError(f"TRL knows no tracker {', '.join(unknown)}. It knows {', '.join(sorted(KNOWN))}.")
+
+
+def _read_result(folder: Path) -> StageResult | None:
+    """Return the result of a stage that is complete."""
+    marker = folder / DONE
+    return StageResult(**json.loads(marker.read_bytes())["result"]) if marker.is_file() else None
 
 
 def _leaves(value: Any, path: str = "") -> dict[str, Any]:

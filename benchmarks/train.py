@@ -1,0 +1,224 @@
+"""Staged training against plain TRL scripts: seconds a step, seconds in all, peak memory; on the demo's model.
+
+python benchmarks/train.py --rounds 3 --pairs 24
+
+The contenders take turns, each in a process of its own. All carry one adapter through three stages of seeded pairs,
+with the same settings and the base model as the reference.
+
+udasa               `udasa.train.train_stages` with an empty cache
+trl                 DPOTrainer a stage, which reads the reference at every step (TRL's default)
+trl, precomputed    the same with precompute_ref_log_probs
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from udasa import recipe, resources
+
+CONTENDERS = ("udasa", "trl", "trl, precomputed")
+SETTINGS = dataclasses.replace(recipe.load("demo").training, seed=1)
+POLICY = recipe.load("demo").policy
+WORDS = tuple("the a one answer is that water light food sleep people often can may not in of with and but for".split())  # noqa: SIM905
+
+
+def make_pairs(num: int) -> dict[str, Any]:
+    """Return stage -> Dataset: bundled prompts with replies of 10 to 40 random words."""
+    from datasets import Dataset
+
+    lines = (resources.shelf("builders") / "data" / "helpfulness.jsonl").read_text().splitlines()
+    prompts = [json.loads(line)["prompt"] for line in lines]
+    rng = random.Random(0)
+
+    def reply() -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": " ".join(rng.choices(WORDS, k=rng.randint(10, 40))) + "."}]
+
+    def row(stage: str, number: int) -> dict[str, Any]:
+        prompt = prompts[rng.randrange(len(prompts))]
+        turns = prompt if isinstance(prompt, list) else [{"role": "user", "content": f"{prompt} ({number})"}]
+        return {"prompt_id": f"{stage}-{number}", "prompt": turns, "chosen": reply(), "rejected": reply()}
+
+    return {stage: Dataset.from_list([row(stage, n) for n in range(num)]) for stage in SETTINGS.stages}
+
+
+def run_udasa(pairs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Train with udasa; returns the seconds of each step and of the reference."""
+    from udasa.train import train_stages
+
+    reference = [0.0]
+
+    @contextmanager
+    def progress(name: str, _: int) -> Any:
+        began = time.perf_counter()
+        yield lambda _: None
+        if name.startswith("reference"):
+            reference[0] += time.perf_counter() - began
+
+    train_stages(pairs, folder, policy=POLICY, training=SETTINGS, progress=progress)
+    logs = [
+        json.loads(line) for p in sorted(folder.glob("stages/*/steps.jsonl")) for line in p.read_text().splitlines()
+    ]
+    return {"steps": [step["seconds"] for step in logs], "reference": reference[0], "losses": [s["loss"] for s in logs]}
+
+
+def run_trl(pairs: Mapping[str, Any], folder: Path, precompute: bool) -> dict[str, Any]:
+    """Train with TRL alone, as its documentation has it."""
+    from peft import LoraConfig, load_peft_weights, set_peft_model_state_dict
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import DPOConfig, DPOTrainer
+
+    from udasa.backends_hf.weights import find_weights
+
+    steps: list[float] = []
+    losses: list[float] = []
+    reference = 0.0
+
+    class Clock(TrainerCallback):
+        since = 0.0
+
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.since = time.perf_counter()
+
+        def on_log(self, *_: Any, logs: Mapping[str, float], **__: Any) -> None:
+            if "loss" in logs:
+                now = time.perf_counter()
+                steps.append(now - self.since)
+                losses.append(logs["loss"])
+                self.since = now
+
+    path, before = find_weights(POLICY).path, None
+    for stage, rows in pairs.items():
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer.padding_side = "left"
+        began = time.perf_counter()
+        trainer = DPOTrainer(
+            model=AutoModelForCausalLM.from_pretrained(path, dtype="float32"),
+            args=DPOConfig(
+                output_dir=str(folder / stage),
+                beta=SETTINGS.beta,
+                learning_rate=SETTINGS.learning_rate,
+                num_train_epochs=SETTINGS.epochs,
+                per_device_train_batch_size=SETTINGS.device_batch_size,
+                gradient_accumulation_steps=SETTINGS.batch_size // SETTINGS.device_batch_size,
+                max_length=SETTINGS.max_length,
+                precompute_ref_log_probs=precompute,
+                bf16=False,
+                use_cpu=True,
+                activation_checkpointing=False,
+                logging_steps=1,
+                disable_tqdm=True,
+                report_to="none",
+                save_strategy="no",
+                seed=SETTINGS.seed,
+            ),
+            train_dataset=rows,
+            processing_class=tokenizer,
+            peft_config=LoraConfig(
+                r=SETTINGS.lora_rank,
+                lora_alpha=SETTINGS.lora_alpha,
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
+            ),
+            callbacks=[Clock()],
+        )
+        reference += (time.perf_counter() - began) if precompute else 0.0
+        if before is not None:
+            set_peft_model_state_dict(trainer.model, load_peft_weights(str(before), device="cpu"))
+        trainer.train()
+        before = folder / stage / "adapter"
+        trainer.save_model(str(before))
+    return {"steps": steps, "reference": reference, "losses": losses}
+
+
+def work(contender: str, num: int) -> dict[str, Any]:
+    """Run one contender in this process; its clock begins when the libraries and pairs are there."""
+    import peft  # noqa: F401
+    import torch
+    import trl  # noqa: F401
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    pairs = make_pairs(num)
+    with tempfile.TemporaryDirectory() as folder:
+        from udasa.train import references
+
+        references.cache_folder = lambda: Path(folder) / "cache"  # type: ignore[attr-defined]
+        began = time.perf_counter()
+        if contender == "udasa":
+            found = run_udasa(pairs, Path(folder) / "out")
+        else:
+            found = run_trl(pairs, Path(folder), contender.endswith("precomputed"))
+        whole = time.perf_counter() - began
+    return found | {"whole": whole, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}
+
+
+def least(runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the least of each figure over the rounds: what other work on the machine adds is never negative."""
+    steps = math.fsum(min(each) for each in zip(*(run["steps"] for run in runs), strict=True))
+    return {"steps": steps} | {name: min(run[name] for run in runs) for name in ("reference", "whole", "peak")}
+
+
+def report(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Return the tables of docs/performance.md."""
+    best = {name: least(found) for name, found in runs.items()}
+    num = len(runs["udasa"][0]["steps"])
+    columns = ("contender", "steps, s", "s a step", "reference, s", "whole run, s", "peak MB")
+    lines = [f"| {' | '.join(columns)} |", "|---|" + "---:|" * (len(columns) - 1)]
+    for name, found in best.items():
+        read = f"{found['reference']:.1f}" if found["reference"] else "in the steps"
+        cells = (f"{found['steps']:.1f}", f"{found['steps'] / num:.2f}", read, f"{found['whole']:.1f}")
+        lines.append(f"| {' | '.join((name, *cells))} | {found['peak']:.0f} |")
+    ours, plain, stored = (best[name] for name in CONTENDERS)
+    ratios = {
+        "a step, against plain TRL with the reference precomputed": (ours["steps"] / stored["steps"], 1.03),
+        "steps and reference, against the steps of plain TRL": (
+            (ours["steps"] + ours["reference"]) / plain["steps"],
+            1.03,
+        ),
+        "the whole staged run, against the sum of plain TRL's DPO steps": (ours["whole"] / plain["steps"], 1.05),
+        "the whole staged run, against the whole plain run": (ours["whole"] / plain["whole"], 1.05),
+        "peak memory, against plain TRL": (ours["peak"] / plain["peak"], 1.00),
+    }
+    lines += ["", "| ratio | found | aim |", "|---|---:|---:|"]
+    lines += [f"| {name} | {found:.3f} | {aim:.2f} |" for name, (found, aim) in ratios.items()]
+    apart = max(abs(a - b) for a, b in zip(runs["udasa"][0]["losses"], runs["trl"][0]["losses"], strict=True))
+    return "\n".join([*lines, "", f"Largest difference of a step's loss to plain TRL: {apart:.2e} ({num} steps)."])
+
+
+def main() -> None:
+    """Run the contenders in turns and print the tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=24)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--contender", choices=CONTENDERS)
+    given = parser.parse_args()
+    if given.contender:
+        print(json.dumps(work(given.contender, given.pairs)))
+        return
+    env = {**os.environ, "OMP_NUM_THREADS": str(given.threads), "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
+    for _ in range(given.rounds):
+        for name in CONTENDERS:
+            command = [sys.executable, __file__, "--contender", name, "--pairs", str(given.pairs)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+            if done.returncode:
+                sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
+            runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"{name}: {runs[name][-1]['whole']:.1f} s", file=sys.stderr, flush=True)
+    print(report(runs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""`udasa train`, and the card that it writes: its code is run as it stands there."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests import tiny
+from tests.builds import recipe
+from tests.train_data import SETTINGS, pair, publish, rows
+from udasa import cards
+from udasa import recipe as recipes
+from udasa.backends import ModelSpec
+from udasa.cli import main
+
+pytest.importorskip("trl")
+pytest.importorskip("peft")
+
+
+@pytest.fixture
+def udasa(monkeypatch, capsys):
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["udasa", *map(str, args)])
+        with pytest.raises(SystemExit) as exit:
+            main()
+        shown = capsys.readouterr()
+        return exit.value.code or 0, shown.out, " ".join(shown.err.split())
+
+    return run
+
+
+def write_recipe(path, **training):
+    import dataclasses
+
+    settings = dataclasses.replace(SETTINGS, **training)
+    made = recipe(policy=ModelSpec(model=str(tiny.policy())), training=settings, name="tiny")
+    path.write_text(recipes.to_json(made))
+    return path
+
+
+def run_code(card, folder):
+    """Run every Python block of a card, together, in a folder where what they name is to be found."""
+    code = "\n".join(re.findall(r"```python\n(.*?)```", card, re.S))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return code
+
+
+def test_the_code_on_the_card_runs(udasa, tmp_path):
+    """An adapter on a local base, with the merged model beside it."""
+    pairs = rows("conservative", num=6)
+    pairs["conservative"].append(pair("conservative", 6, chosen="Yes.", rejected="Yes."))
+    data = publish(tmp_path / "pairs", pairs)
+    path = write_recipe(tmp_path / "r.json", stages=("conservative",))
+    output = tmp_path / "udasa-tiny-adapter"
+    code, shown, _ = udasa("train", data, "-o", output, "--recipe", path, "--merge")
+    assert code == 0
+    assert "identical-after-template: 1 of 7 pairs have the same tokens on both sides. For example conserv" in shown
+    card = (output / "README.md").read_text()
+    cards.validate(card, "model")
+    assert "1 of 7 pairs have the same tokens" in card
+    assert "(figures/training.svg)" in card
+    (tmp_path / "path" / "to" / "the").mkdir(parents=True)
+    (tmp_path / "path" / "to" / "the" / "base-model").symlink_to(tiny.policy())
+    ran = run_code(card, tmp_path)
+    assert "PeftModel.from_pretrained" in ran and 'subfolder="merged"' in ran.replace("'", '"')
+
+
+def test_the_code_on_the_card_of_a_whole_model_runs(udasa, tmp_path):
+    data = publish(tmp_path / "pairs", rows("conservative", num=6))
+    path = write_recipe(tmp_path / "r.json", stages=("conservative",), tuning="full")
+    output = tmp_path / "udasa-tiny-adapter"
+    assert udasa("train", data, "-o", output, "--recipe", path)[0] == 0
+    card = (output / "README.md").read_text()
+    cards.validate(card, "model")
+    assert "peft" not in run_code(card, tmp_path)
+    assert "library_name: transformers" in card
+
+
+def test_an_overlap_is_refused_and_allowed_from_the_command_line(udasa, tmp_path):
+    from udasa.lint import read_evaluation
+
+    text = max(read_evaluation().texts.to_list(), key=len)
+    pairs = {"conservative": [*rows("conservative", num=6)["conservative"], pair("conservative", 6, prompt=text)]}
+    data = publish(tmp_path / "pairs", pairs)
+    path = write_recipe(tmp_path / "r.json", stages=("conservative",), max_length=400)
+    code, _, said = udasa("train", data, "-o", tmp_path / "o", "--recipe", path)
+    assert code == 1 and "evaluation-near-duplicates" in said and "--allow-overlap" in said
+    code, shown, _ = udasa("train", data, "-o", tmp_path / "o", "--recipe", path, "--allow-overlap")
+    assert code == 0 and "evaluation-near-duplicates: 1 of 7 prompts" in shown
+    assert "**Beyond the limit of 0.**" in (tmp_path / "o" / "README.md").read_text()
