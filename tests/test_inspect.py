@@ -1,6 +1,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from udasa import inspect, publish, resources, schema
 from udasa.cli import app
 from udasa.errors import UserError
 from udasa.inspect import correlations, rows, versions
-from udasa.recipe import Weights
+from udasa.recipe import Staging, Weights
+from udasa.release import Opened, open_data
 from udasa.report import rank_shares
+from udasa.restage import restage
 
 from .browser import Browser, browser
-from .builds import built
+from .builds import built, recipe
 from .tables import EXAMPLES
 from .test_cards import HOSTILE, made_manifest
 from .test_figures import made_pairs, made_responses
@@ -34,8 +37,9 @@ READY = "document.querySelectorAll('figure[data-chart] svg.marks').length === 4 
 
 
 def made_target(**changes: Any) -> inspect.Target:
-    target = inspect.Target("a-release", made_manifest(), made_pairs(), made_responses(), made_ledger())
-    return target._replace(**changes)
+    tables = made_pairs(), made_responses(), made_ledger()
+    opened = Opened("a-release", Path("a-release"), "release", made_manifest())
+    return inspect.Target("a-release", made_manifest(), *tables, opened)._replace(**changes)
 
 
 def island_of(page: str) -> dict[str, Any]:
@@ -197,25 +201,26 @@ def test_the_interval_is_over_prompts_and_not_over_answers() -> None:
     assert once.low < once.rho < once.high
 
 
-def test_versions_count_every_pair_once() -> None:
-    old = made_pairs().head(6).with_columns(stage=pl.lit("moderate"))
-    swap = {"chosen_id": "rejected_id", "rejected_id": "chosen_id"}
-    parts = [
-        old[0:1].with_columns(**{a: pl.col(b) for a, b in swap.items()}),
-        old[1:2].with_columns(rejected_id=pl.lit("x")),
-        old[2:3].with_columns(stage=pl.lit("exploratory")),
-        old[3:4].with_columns(gap=pl.col("gap") + 0.01),
-        old[4:5],
-        made_pairs()[6:8].with_columns(stage=pl.lit("conservative")),
-    ]
-    found = versions.compare(pl.concat(parts), old)
-    assert found.counts == {
-        "added": 2, "removed": 1, "flipped": 1, "other answers": 1, "moved": 1, "gap changed": 1, "same": 1,
-    }  # fmt: skip
-    assert sum(sum(row.values()) for row in found.moves.values()) == 8
-    assert found.moves["moderate"] == {"conservative": 0, "moderate": 4, "exploratory": 1, "none": 1}
-    assert found.moves["none"]["conservative"] == 2
-    assert found.by_prompt[old["prompt_id"][0]] == "flipped"
+def test_versions_count_every_pair_once_with_the_reason_of_diff(tmp_path: Path) -> None:
+    build = built(tmp_path / "old")
+    other = restage(build, tmp_path / "new", recipe(staging=Staging(thresholds=(0.2, 0.4))))
+    old, new = open_data(str(build)), open_data(str(other))
+    found = versions.compare(new, old)
+    num = old.frame("pairs").height
+    assert sum(change.pairs for change in found.changes) == len(found.by_prompt) == num
+    assert sum(sum(row.values()) for row in found.moves.values()) == num
+    still = sum(found.moves[stage][stage] for stage in schema.STAGES)
+    counts = {change.label: change.pairs for change in found.changes}
+    assert counts == {"moved (thresholds changed)": num - still, "same": still} and 0 < still < num
+    few = built(
+        tmp_path / "few", sources=tuple(replace(s, limit=8) for s in recipe().sources), staging=new.recipe.staging
+    )
+    fewer = versions.compare(open_data(str(few)), new)
+    gone = new.frame("scored").height - open_data(str(few)).frame("scored").height
+    assert {c.label: c.pairs for c in fewer.changes}["removed (prompt removed)"] <= gone
+    assert sum(fewer.moves[stage]["none"] for stage in schema.STAGES) == sum(
+        c.pairs for c in fewer.changes if c.name == "removed"
+    )
 
 
 # ---- Targets and the command
@@ -237,7 +242,7 @@ def test_a_build_and_its_release_make_one_page(tmp_path: Path) -> None:
     assert run.exit_code == 0
     text = output.read_text(encoding="utf-8")
     assert "not published" in text
-    same = re.search(r'<th scope="row">same</th><td class="n">(\d+)</td>', text)
+    same = re.search(r'<th scope="row">same</th><td>–</td><td class="n">(\d+)</td>', text)
     assert same is not None
     assert int(same[1]) == first.pairs.height
     assert {pair["change"] for pair in island_of(text)["pairs"]} == {"same"}

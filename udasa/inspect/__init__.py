@@ -17,7 +17,7 @@ from udasa import figures, report, resources
 from udasa.inspect.correlations import COLUMNS, Correlation, correlate
 from udasa.inspect.rows import BUDGET, OTHER_SCORES, Context, choose, island, shown
 from udasa.inspect.targets import Target, open_target
-from udasa.inspect.versions import CHANGES, Versions, compare
+from udasa.inspect.versions import Versions, compare
 from udasa.recipe import Pairing, Weights
 
 __all__ = ["Target", "open_target", "render_page"]
@@ -39,7 +39,7 @@ def render_page(target: Target, against: Target | None = None, budget: int = BUD
     manifest = target.manifest
     weights = Weights(**manifest["recipe"]["weights"])
     answers = report.rank_shares(target.responses, weights)
-    versions = compare(target.pairs, against.pairs) if against else None
+    versions = compare(target.opened, against.opened) if against else None
     findings = {found["name"]: set(found["examples"]) for found in manifest.get("findings", ())}
     held = choose(target.pairs, answers, _named(answers, findings), budget)
     context = Context(
@@ -87,7 +87,6 @@ def _page(
         name=target.name,
         against=against,
         versions=versions,
-        changes=CHANGES,
         correlations=correlations,
         num_held=held.height,
         num_points=min(POINTS, target.manifest["counts"]["responses"]),

@@ -8,7 +8,7 @@ import polars as pl
 
 from udasa import publish, schema
 from udasa.errors import UserError
-from udasa.release import open_data
+from udasa.release import Opened, open_data
 
 UNPUBLISHED = "0.0.0"
 """The version that a build has until it is published."""
@@ -26,6 +26,8 @@ class Target(NamedTuple):
     """`schema.SCORED`."""
     ledger: pl.DataFrame
     """`schema.LEDGER`."""
+    opened: Opened
+    """Where it was read from."""
 
 
 def open_target(target: str) -> Target:
@@ -48,4 +50,4 @@ def open_target(target: str) -> Target:
         with tempfile.TemporaryDirectory() as temporary:
             manifest = publish.assemble(opened.folder, ".", UNPUBLISHED, Path(temporary))
     local = Path(target).expanduser().is_dir()
-    return Target(opened.folder.absolute().name if local else target, manifest, *frames)
+    return Target(opened.folder.absolute().name if local else target, manifest, *frames, opened)

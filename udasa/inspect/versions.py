@@ -1,56 +1,63 @@
-"""Two versions' pairs -> what changed, pair by pair and by stage."""
+"""Two versions -> what changed, pair by pair with its reason, and by stage, as `udasa diff` tells it."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import polars as pl
 
 from udasa import schema
+from udasa.publish import diff
+from udasa.publish.differences import REASONS
+from udasa.release import Opened
 
-CHANGES = {
-    "added": "there is a pair of this prompt only here",
-    "removed": "there was a pair of this prompt only before",
-    "flipped": "chosen and rejected changed places",
-    "other answers": "another answer is chosen or rejected",
-    "moved": "the same answers, in another stage",
-    "gap changed": "the same answers in the same stage, with another gap",
-    "same": "nothing changed",
-}
-"""Every change that a pair can have, and what it means; a pair has the first that holds."""
+SAME = "same"
+
+
+class Change(NamedTuple):
+    """Pairs that differ in one way for one reason."""
+
+    name: str
+    """How they differ: one or more of `differences.CHANGES`, or `same`."""
+    reason: str
+    """Why, of `differences.REASONS`; empty for `same`."""
+    meaning: str
+    """What the reason means."""
+    pairs: int
+
+    @property
+    def label(self) -> str:
+        """How a pair of it is called in the browser's filter."""
+        return f"{self.name} ({self.reason})" if self.reason else self.name
 
 
 class Versions(NamedTuple):
     """What changed from an older version to a newer one."""
 
     by_prompt: Mapping[str, str]
-    """Prompt id -> change."""
-    counts: Mapping[str, int]
-    """Change -> pairs; all of `CHANGES`."""
+    """Prompt id -> label of its change."""
+    changes: list[Change]
+    """Every pair of either version is counted in one; the most pairs first."""
     moves: Mapping[str, Mapping[str, int]]
     """Older stage or `none` -> newer stage or `none` -> pairs."""
 
 
-def compare(new: pl.DataFrame, old: pl.DataFrame) -> Versions:
-    """Compare two tables of pairs, joined by the prompt's id; `schema.PAIRS` both."""
-    columns = ("prompt_id", "stage", "chosen_id", "rejected_id", "gap")
-    both = new.select(columns).join(old.select(columns), on="prompt_id", how="full", coalesce=True, suffix="_old")
-    changed = pl.col("chosen_id").ne(pl.col("chosen_id_old")) | pl.col("rejected_id").ne(pl.col("rejected_id_old"))
-    swapped = pl.col("chosen_id").eq(pl.col("rejected_id_old")) & pl.col("rejected_id").eq(pl.col("chosen_id_old"))
-    tests = {
-        "added": pl.col("stage_old").is_null(),
-        "removed": pl.col("stage").is_null(),
-        "flipped": swapped,
-        "other answers": changed,
-        "moved": pl.col("stage") != pl.col("stage_old"),
-        "gap changed": pl.col("gap") != pl.col("gap_old"),
-        "same": pl.lit(True),
-    }
-    change = pl.coalesce(pl.when(test).then(pl.lit(name)) for name, test in tests.items())
-    rows = both.select("prompt_id", pl.col("stage", "stage_old").fill_null("none"), change=change).sort("prompt_id")
-    stages = (*schema.STAGES, "none")
-    cells = dict(((before, after), n) for before, after, n in rows.group_by("stage_old", "stage").len().iter_rows())
+def compare(new: Opened, old: Opened) -> Versions:
+    """Compare two releases or builds, joined by the prompt's id.
+
+    Raises:
+        UserError: a table of one of them cannot be read.
+    """
+    differ = diff(old, new).rows.select("prompt_id", pl.col("changes").list.join(", "), "reason")
+    by_prompt = {prompt: Change(how, why, REASONS[why], 1) for prompt, how, why in differ.iter_rows()}
+    stages = [opened.frame("pairs").select("prompt_id", "stage") for opened in (old, new)]
+    both = stages[0].join(stages[1], on="prompt_id", how="full", coalesce=True, suffix="_new").fill_null("none")
+    cells = Counter(zip(both["stage"], both["stage_new"], strict=True))
+    same = Change(SAME, "", "neither texts, stage, split nor any number differs", 1)
+    counts = Counter(by_prompt.get(prompt, same) for prompt in both["prompt_id"])
+    names = (*schema.STAGES, "none")
     return Versions(
-        dict(zip(rows["prompt_id"], rows["change"], strict=True)),
-        {name: int((rows["change"] == name).sum()) for name in CHANGES},
-        {before: {after: cells.get((before, after), 0) for after in stages} for before in stages},
+        {prompt: by_prompt.get(prompt, same).label for prompt in both["prompt_id"]},
+        [change._replace(pairs=n) for change, n in sorted(counts.items(), key=lambda c: (-c[1], c[0]))],
+        {before: {after: cells[before, after] for after in names} for before in names},
     )
