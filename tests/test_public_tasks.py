@@ -362,6 +362,8 @@ def test_instructions_are_checked_by_lm_eval(tmp_path, data, checks):
     assert (metrics["prompt_level_strict_acc"].value, metrics["prompt_level_strict_acc"].n) == (pytest.approx(1 / 3), 3)
     document = next(row for row in ifeval.prompts(str(data))["test"] if row["id"] == "ifeval-2")
     assert ifeval.score(document, ["Two words"])["inst_level_strict_acc"] == [True, False]
+    assert (metrics["empty"].value, metrics["garbled"].value, "cut" in metrics) == (0.0, 0.0, False)
+    assert ifeval.score(document, [""])["empty"] == 1.0
     assert ifeval.by_instruction([[True, False], [True], [False]]) == 0.5
     assert ifeval.score(document, [""])["prompt_level_loose_acc"] == 0.0
 

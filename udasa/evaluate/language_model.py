@@ -82,6 +82,13 @@ def wrap(network: Any, tokenizer: Any, batch_size: int, batch_tokens: int, progr
                 raise diverged(f"{bad} of {len(pairs)} log-likelihoods")
             return pairs
 
+        def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+            self.report = ignore  # a text may be several rows of a batch, which are not known before
+            found: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
+            if bad := sum(not math.isfinite(value) for value in found):
+                raise diverged(f"{bad} of {len(found)} log-likelihoods")
+            return found
+
         def _model_call(self, inps: Any, **options: Any) -> Any:
             logits = super()._model_call(inps, **options)
             self.report(len(inps))

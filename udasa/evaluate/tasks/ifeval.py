@@ -13,6 +13,7 @@ from datasets import Dataset
 from udasa.errors import MissingExtraError, require
 from udasa.evaluate.sources import rows
 from udasa.evaluate.tasks.documents import as_split, take
+from udasa.evaluate.tasks.replies import facts, states
 
 PROMPTS = "ifeval/input_data.jsonl"
 
@@ -32,9 +33,10 @@ def prompts(
 
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """Return what lm-eval's IFEval returns; the two by instruction are lists, for `by_instruction`."""
+    """Return what lm-eval's IFEval returns (the two by instruction are lists, for `by_instruction`), and the states."""
     found: dict[str, Any] = _checks().process_results(doc, results)
-    return {name: value if isinstance(value, list) else float(value) for name, value in found.items()}
+    scores = {name: value if isinstance(value, list) else float(value) for name, value in found.items()}
+    return {**scores, **states(facts(results[0]))}
 
 
 def by_instruction(followed: Sequence[Sequence[bool]]) -> float:
