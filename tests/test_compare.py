@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import tiny
 from tests.lm_eval_logs import log_run, sample
+from udasa import resources
 from udasa.errors import UserError
 from udasa.evaluate import compare, logs, to_json
 from udasa.evaluate.sides import open_sides
@@ -129,6 +131,36 @@ def test_only_metrics_that_are_a_mean_are_compared(tmp_path):
         found["results"]["t"]["ppl,none"] = 7.4  # exp of a mean, not a mean
         file.write_text(json.dumps(found))
     assert only(tmp_path / "a", tmp_path / "b").metric == "acc"
+
+
+def test_what_stock_lm_eval_leaves_is_read_and_compares_with_ours(tmp_path):
+    """The same tiny model, run by lm-eval itself and by `udasa eval`: the same documents, prompts, setup and values."""
+    from lm_eval import simple_evaluate
+    from lm_eval.loggers import EvaluationTracker
+    from lm_eval.tasks import TaskManager
+
+    from udasa.backends import ModelSpec
+    from udasa.evaluate import evaluate
+
+    model, task = str(tiny.policy()), "udasa_smoke_truthfulness"
+    tracker = EvaluationTracker(output_path=str(tmp_path / "stock"))
+    found = simple_evaluate(
+        model="hf", model_args={"pretrained": model, "dtype": "float32"}, tasks=[task], batch_size=8,
+        device="cpu", limit=6, log_samples=True, apply_chat_template=True, fewshot_as_multiturn=True, bootstrap_iters=0,
+        task_manager=TaskManager(include_path=str(resources.shelf("eval") / "tasks"), include_defaults=False),
+        evaluation_tracker=tracker,
+    )  # fmt: skip
+    samples = found.pop("samples")
+    tracker.save_results_aggregated(results=found, samples=samples)
+    tracker.save_results_samples(task_name=task, samples=samples[task])
+    evaluate(ModelSpec(model=model), tmp_path / "ours", tasks=[task], limit=6)
+    both = compare(tmp_path / "ours", tmp_path / "stock")
+    assert {d.metric for d in both.differences} == {"acc", "acc_bytes", "margin"}
+    assert all(d.n == 6 and d.delta == pytest.approx(0, abs=1e-6) for d in both.differences)
+    stock = logs.read(tmp_path / "stock").facts
+    assert {k: v for k, v in logs.read(tmp_path / "ours").facts.items() if k in stock} == {
+        k: stock[k] for k in ("chat template", "batch size", "dtype", "device")
+    }
 
 
 # Joining
@@ -285,6 +317,26 @@ def test_stages_are_compared_with_the_base_and_the_one_before_and_forgetting_is_
     p = sorted(d.p for d in found.differences)
     assert min(d.p_holm for d in found.differences) == pytest.approx(min(1.0, 3 * p[0]))
     assert compare(tmp_path / "base", tmp_path / "one").forgetting == ()
+
+
+def test_what_did_not_change_at_all_does_not_cost_the_others(tmp_path):
+    """A metric that is no property of the model (is the good reply the longer one?) is never different."""
+    for name, right in (("a", 2), ("b", 10)):
+        rows = [
+            sample(d, {"acc": float(i < right)} | {f"fixed_{j}": 1.0 for j in range(9)}) for i, d in enumerate(docs(20))
+        ]
+        log_run(tmp_path / name, name, {"t": rows})
+    found = {d.metric: d for d in compare(tmp_path / "a", tmp_path / "b").differences}
+    assert found["acc"].p == found["acc"].p_holm == found["acc"].p_bh == pytest.approx(2 / 2**8)
+    assert found["fixed_3"].p_holm == 1.0
+
+
+def test_our_canaries_have_margins_of_their_own(tmp_path):
+    for name in "ab":
+        log_run(tmp_path / name, name, answered([1.0] * 200, "exact_match", task="udasa_canary_arithmetic"))
+    assert only(tmp_path / "a", tmp_path / "b").equivalence.equivalent
+    own = only(tmp_path / "a", tmp_path / "b", margins={"udasa_canary_arithmetic,exact_match": 0.001}).equivalence
+    assert own.margin == 0.001 and not own.equivalent
 
 
 def test_forgetting_of_what_should_be_low_is_its_rise(tmp_path):

@@ -33,12 +33,12 @@ class Plane(NamedTuple):
 
 PLANES = (
     Plane(
-        "Harmful requests of HarmBench and StrongREJECT, safe ones of XSTest",
+        "HarmBench and StrongREJECT against XSTest",
         ("udasa_harm_refusal", "answer", False),
         ("udasa_overrefusal", "safe_refusal", False),
     ),
     Plane(
-        "XSTest, unsafe and safe",
+        "XSTest: unsafe prompts against safe ones",
         ("udasa_overrefusal", "unsafe_refusal", True),
         ("udasa_overrefusal", "safe_refusal", False),
     ),

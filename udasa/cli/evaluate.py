@@ -183,5 +183,7 @@ def _print_forgetting(forgetting: "Sequence[Forgetting]") -> None:
 
 
 def _print_whole(shown: Table) -> None:
-    """Print a table in full width where nobody looks at a terminal: a file has no edge."""
-    out.print(shown, width=None if out.is_terminal else 200)
+    """Print a table as wide as it is: no figure is cut off at an edge."""
+    width, out.width = out.width, max(out.width, 200)
+    out.print(shown, crop=False)
+    out.width = width

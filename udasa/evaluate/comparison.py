@@ -42,7 +42,7 @@ class Difference(Paired):
     after_run: str
     higher_is_better: bool
     p_holm: float
-    """p, adjusted by Holm over all differences of the comparison."""
+    """p, adjusted by Holm over all differences of the comparison in which some value changed."""
     p_bh: float
     """p, adjusted by Benjamini and Hochberg over the same."""
     seeds: tuple[int, int]

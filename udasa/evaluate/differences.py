@@ -24,6 +24,9 @@ from udasa.evaluate.transitions import Item, changed_items, changes
 from udasa.paired import Paired, benjamini_hochberg, clustered_error, equivalence, holm, measure, t_interval
 from udasa.statistics import hull, proportion_interval, right_or_wrong
 
+CANARIES = {"udasa_canary_arithmetic,exact_match": 0.05, "udasa_canary_text,bits_per_byte": 0.02}
+"""Differences that count as none where alignment should have changed nothing, unless other margins are given: ours."""
+
 
 class _Values(NamedTuple):
     """A metric on two sides, over the documents that every run of both has it for."""
@@ -60,10 +63,9 @@ def compare(
     if (found := [*other, *mismatches(opened, shared)]) and not anyway:
         raise _incomparable(found)
     _check_margins(margins or {}, opened, shared)
+    limits = CANARIES | dict(margins or {})
     pairs = [*((opened[0], after) for after in opened[1:]), *pairwise(opened[1:])]
-    differences = [
-        d for before, after in pairs for task in shared for d in _differences(before, after, task, margins or {})
-    ]
+    differences = [d for before, after in pairs for task in shared for d in _differences(before, after, task, limits)]
     if not differences:
         raise UserError(
             "The evaluations have no metric in common that is a mean over documents, so nothing can be paired."
@@ -189,9 +191,11 @@ def _equivalence(paired: Paired, margin: float) -> Equivalence:
 
 
 def _adjusted(differences: Sequence[Difference]) -> list[Difference]:
-    p = [d.p for d in differences]
-    pairs = zip(differences, holm(p), benjamini_hochberg(p), strict=True)
-    return [replace(d, p_holm=strict, p_bh=loose) for d, strict, loose in pairs]
+    """Adjust p over all differences in which some value changed: the others cannot be false alarms (Tarone 1990)."""
+    changed = [d for d in differences if d.delta or d.paired_error]
+    p = [d.p for d in changed]
+    found = {id(d): both for d, *both in zip(changed, holm(p), benjamini_hochberg(p), strict=True)}
+    return [replace(d, p_holm=(a := found.get(id(d), (1.0, 1.0)))[0], p_bh=a[1]) for d in differences]
 
 
 def _forgetting(sides: Sequence[Side], tasks: Sequence[str]) -> Iterator[Forgetting]:

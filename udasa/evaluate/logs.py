@@ -79,8 +79,8 @@ def _ours(folder: Path, cluster: str) -> Run:
     setup = found.setup
     facts = {
         "chat template": setup.chat_template, "batch size": str(setup.batch_size), "dtype": setup.dtype,
-        "device": setup.device,
-    }  # fmt: skip
+        "device": setup.device, "profile": setup.profile,
+    } | {f"sha256 of {name}": digest for name, digest in found.sources.items()}  # fmt: skip
     tasks = {}
     for name, result in found.tasks.items():
         read = scores(read_samples(folder, result), cluster)
@@ -131,7 +131,9 @@ def _facts(found: Mapping[str, Any]) -> dict[str, str]:
         "batch size": f"{batch} ({', '.join(map(str, sizes))})" if batch.startswith("auto") else batch,
         "dtype": str(config.get("model_dtype") or "").removeprefix("torch."),
         "device": str(config.get("device") or "").partition(":")[0],
-        "generation settings": json.dumps(config.get("gen_kwargs") or {}, sort_keys=True),
+        "generation settings": json.dumps(config["gen_kwargs"], sort_keys=True)
+        if config.get("gen_kwargs")
+        else "the task's own",
     }
     return {name: value for name, value in facts.items() if value}
 

@@ -43,6 +43,8 @@ class Item:
     """The document's own question where it has one, without what the template puts around it."""
     prompt: str
     """What the model was given; hostile until shown otherwise, as are the answers."""
+    target: str
+    """What would have been right, where the task says it: the text of a choice, else the task's target."""
     before: str
     """The answer; of choices, each with its log-likelihood in nats."""
     after: str
@@ -80,11 +82,11 @@ def changed_items(
                 found.setdefault(key, {})[metric] = change
     return [
         Item(
-            task=task, before_run=runs[0], after_run=runs[1], document=key, doc_id=samples[0][key].get("doc_id"),
-            cluster=clusters[key], changes=found[key], title=_title(samples[0][key]), prompt=_prompt(samples[0][key]),
-            before=_answer(samples[0][key]), after=_answer(samples[1][key]),
+            task=task, before_run=runs[0], after_run=runs[1], document=key, doc_id=sample.get("doc_id"),
+            cluster=clusters[key], changes=found[key], title=_title(sample), prompt=_prompt(sample),
+            target=_target(sample), before=_answer(sample), after=_answer(samples[1][key]),
         )
-        for key in samples[0] if key in found
+        for key, sample in samples[0].items() if key in found
     ]  # fmt: skip
 
 
@@ -103,6 +105,12 @@ def _title(sample: Mapping[str, Any]) -> str:
 def _prompt(sample: Mapping[str, Any]) -> str:
     """Return what the model was asked: the first argument of the first request."""
     return str(next(iter(_requests(sample)), {}).get("arg_0", ""))
+
+
+def _target(sample: Mapping[str, Any]) -> str:
+    target, choices = str(sample.get("target", "")), [str(r.get("arg_1", "")).strip() for r in _requests(sample)]
+    is_choice = target.isdigit() and len(choices) > 1 and int(target) < len(choices)
+    return choices[int(target)] if is_choice else target
 
 
 def _requests(sample: Mapping[str, Any]) -> list[dict[str, Any]]:
