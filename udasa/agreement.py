@@ -69,11 +69,15 @@ def mean(values: Floats) -> float:
 def estimate(statistic: Callable[..., float], groups: NDArray[Any], *arrays: NDArray[Any]) -> Estimate:
     """Return a statistic of row-wise arrays with its interval; a draw in which it is not defined is left out."""
     value = statistic(*arrays)
-    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    _, place, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    order, starts = np.argsort(place, kind="stable"), np.cumsum(sizes) - sizes
     rng = np.random.default_rng(0)
     draws = []
     for _ in range(_DRAWS if np.isfinite(value) else 0):
-        rows = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
+        drawn = rng.integers(len(sizes), size=len(sizes))
+        ends = np.cumsum(sizes[drawn])
+        within = np.arange(ends[-1]) - np.repeat(ends - sizes[drawn], sizes[drawn])
+        rows = order[np.repeat(starts[drawn], sizes[drawn]) + within]
         draws.append(statistic(*(values[rows] for values in arrays)))
     finite = np.array(draws)[np.isfinite(draws)] if draws else np.empty(0)
     if not len(finite):

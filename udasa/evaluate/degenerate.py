@@ -1,7 +1,7 @@
 """Generated text -> empty, garbled, or neither; English only.
 
 Neither helps nor harms anyone, so no rate of refusals or of harmless answers may count it. The rules are few and
-plain; docs/evaluation.md says how often they call a person's or a good model's text garbled.
+plain; docs/evaluation_judges.md says how often they call a person's or a good model's text garbled.
 """
 
 import re
