@@ -294,11 +294,12 @@ def test_an_adapter_is_pushed_with_its_card(hub, tmp_path):
     found = run_client(hub, push_model, str(tmp_path), "acme/adapter", home=tmp_path / "home", token=hub.token("owner"))
     assert found["base"] == "org/base"
     assert set(found["files"]) >= {"README.md", "adapter_model.safetensors", "adapter_config.json", "training.json"}
-    for path in (".eval_results/udasa.yaml", "figures/loss.svg", "figures/notes.txt", "checkpoint/optimizer.pt"):
+    wanted = (".eval_results/udasa.yaml", "figures/loss.svg", "steps.jsonl", "merged/model.safetensors")
+    for path in (*wanted, "figures/notes.txt", "checkpoint/optimizer.pt"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text("- value: 1\n")
     run_client(hub, push_model, str(tmp_path), "acme/adapter", home=tmp_path / "home", token=hub.token("owner"))
     assert set(hub.store.repos["model", "acme/adapter"].resolve("main").files) == {
         *(".gitattributes", "README.md", "adapter_model.safetensors", "adapter_config.json", "training.json"),
-        *(".eval_results/udasa.yaml", "figures/loss.svg"),
+        *wanted,
     }

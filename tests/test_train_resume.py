@@ -135,6 +135,28 @@ class Calls(list):
         self.then(*call)
 
 
+def test_all_weights_go_on_too(policy, tmp_path):
+    """Without an adapter: stopped after a checkpoint, to the bytes of the model that was trained in one go."""
+    import dataclasses
+
+    class Stopped(Exception):
+        pass
+
+    def report(name, done, total):
+        if (name, done) == ("train all", 3):
+            raise Stopped
+
+    settings = dataclasses.replace(killed_training.settings(), tuning="full", learning_rate=1e-4)
+    given = {"policy": policy, "training": settings}
+    pairs = datasets("all", num=16)
+    whole = train_stages(pairs, tmp_path / "whole", **given)
+    with pytest.raises(Stopped):
+        train_stages(pairs, tmp_path / "out", **given, progress=recorder(Calls(report)))
+    assert checkpoints.newest(tmp_path / "out" / "stages" / "1-all" / "checkpoints").name == "checkpoint-2"
+    again = train_stages(pairs, tmp_path / "out", **given)
+    assert (again.adapter / "model.safetensors").read_bytes() == (whole.adapter / "model.safetensors").read_bytes()
+
+
 def test_a_stage_that_was_begun_is_not_gone_on_with_under_other_settings(policy, tmp_path):
     import dataclasses
 

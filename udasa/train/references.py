@@ -27,7 +27,7 @@ from udasa.errors import UserError
 from udasa.recipe import Training
 from udasa.run import Progress, write_file
 from udasa.train import processes
-from udasa.train.models import check_kept, load_base, precision
+from udasa.train.models import check_kept, load_base, make_lora, precision
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -151,6 +151,8 @@ def _compute(
             train_dataset=rows,
             processing_class=tokenizer,
             data_collator=collate_and_report,
+            # transformers takes no trainer for a bare model of 4 bits; TRL reads it with the adapter off
+            peft_config=make_lora(training) if training.tuning == "qlora" and reference == (policy, None) else None,
         )
         check_kept(trainer, len(rows), training)
         return pl.DataFrame({name: list(trainer.train_dataset[name]) for name in ("content", *COLUMNS)})
