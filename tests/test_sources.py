@@ -83,43 +83,33 @@ def test_every_file_is_pinned_and_says_where_it_is():
             assert file.url or source.note
 
 
-def hub_rows(repository, revision, sha256):
-    from udasa.evaluate import sources
-
-    file = sources.File((sha256,), "https://example.org/t.csv", "folder/t.csv")
-    sources.SOURCES["made"] = sources.Source(
-        licence="CC0-1.0", citation="made up", files={"t.csv": file}, hub=repository, revision=revision
-    )
-    try:
-        return sources.rows("made/t.csv")
-    except sources.UserError as error:
-        return str(error)
-
-
-def upload(content):
+def read_from_hub(content, digest):
+    """Upload a file; return its rows at the right commit, and the errors for another sha256 and another commit."""
     from huggingface_hub import HfApi
 
+    from udasa.errors import UserError
+    from udasa.evaluate import sources
+
     HfApi().create_repo("owner/made", repo_type="dataset")
-    return (
-        HfApi()
-        .upload_file(
-            path_or_fileobj=content.encode(),
-            path_in_repo="folder/t.csv",
-            repo_id="owner/made",
-            repo_type="dataset",
-        )
-        .oid
+    uploaded = HfApi().upload_file(
+        path_or_fileobj=content.encode(), path_in_repo="folder/t.csv", repo_id="owner/made", repo_type="dataset"
     )
+    found = []
+    for revision, expected in ((uploaded.oid, digest), (uploaded.oid, "0" * 64), ("f" * 40, digest)):
+        file = sources.File((expected,), "https://example.org/t.csv", "folder/t.csv")
+        sources.SOURCES["made"] = sources.Source(
+            licence="CC0-1.0", citation="made up", files={"t.csv": file}, hub="owner/made", revision=revision
+        )
+        try:
+            found.append(sources.rows("made/t.csv"))
+        except UserError as error:
+            found.append(str(error))
+    return found
 
 
 def test_a_source_of_the_hub_is_read_at_its_revision_and_checked(hub, tmp_path):
-    def client(*call):
-        return run_client(hub, *call, home=tmp_path, token=hub.token())
-
-    revision = client(upload, TABLE)
     digest = hashlib.sha256(TABLE.encode()).hexdigest()
-    expected = [{"a": "1", "b": "x\ny"}, {"a": "2", "b": "é"}]
-    assert client(hub_rows, "owner/made", revision, digest) == expected
-    assert "has the sha256" in client(hub_rows, "owner/made", revision, "0" * 64)
-    missing = client(hub_rows, "owner/made", "f" * 40, digest)
-    assert "the Hub does not give owner/made@" in missing and "Download https://example.org/t.csv as DIR" in missing
+    rows, other, missing = run_client(hub, read_from_hub, TABLE, digest, home=tmp_path, token=hub.token())
+    assert rows == [{"a": "1", "b": "x\ny"}, {"a": "2", "b": "é"}]
+    assert f"has the sha256 {digest}, expected 000000" in other
+    assert "the Hub does not give owner/made@ffff" in missing and "Download https://example.org/t.csv as DIR" in missing
