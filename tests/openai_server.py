@@ -126,9 +126,13 @@ def _choice(server, model, tokenizer, prompt, body, index):
         for step, token in enumerate(ids)
     ]
     stopped = int(ids[-1]) in model.generation_config.eos_token_id
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    for stop in body.get("stop") or ():
+        if stop in text:  # the tokens of what is cut off stay in the list, as in vLLM
+            text, stopped = text[: text.find(stop)], True
     return {
         "index": index,
-        "message": {"role": "assistant", "content": tokenizer.decode(ids, skip_special_tokens=True)},
+        "message": {"role": "assistant", "content": text},
         "logprobs": {"content": content} if body.get("logprobs") else None,
         "finish_reason": "stop" if stopped else "length",
     }

@@ -45,7 +45,7 @@ def reply(text: str, u: float | None = None, risk: float | None = 0.0, **changes
     row: dict[str, Any] = {"text": text, "num_tokens": 2, "logprob_sum": -2.0, "logprob_mean": -1.0}
     row |= {"finish_reason": "stop", "seed": 0, "cluster": 0}
     row |= dict.fromkeys(
-        (*schema.SCORES, *schema.ESTIMATES, *schema.EVIDENCE, "factual_reason", "claims", "acceptable")
+        (*schema.SCORES, *schema.ESTIMATES, *schema.EVIDENCE, "factual_reason", "judge_failure", "claims", "acceptable")
     )
     return row | {"semantic_uncertainty": u, "value_risk": risk} | changes
 

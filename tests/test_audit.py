@@ -13,7 +13,8 @@ from tests.tables import answered, reply
 from udasa import audit, flow, recipe, run, schema
 from udasa.audit.changes import Side, changes
 from udasa.audit.consistency import without
-from udasa.backends import FakeEntailer, FakeJudge, Principle
+from udasa.backends import Principle
+from udasa.backends_fake import FakeEntailer, FakeJudge
 from udasa.errors import UserError
 from udasa.recipe import Judging, Pairing, Staging, Weights
 from udasa.score import Scorer

@@ -6,6 +6,7 @@ import torch
 
 from tests import tiny
 from udasa.backends import (
+    NLI_QUESTION,
     TRUTH,
     TRUTH_OPTIONS,
     Exchange,
@@ -14,14 +15,17 @@ from udasa.backends import (
     Sampling,
     judge_context,
     judge_questions,
+    nli_context,
     stable_hash,
 )
 from udasa.backends_hf import identity, load_causal_lm, make_entailer, make_judge, make_sampler, make_truth_judge
+from udasa.backends_hf import judge as hf_judge
 from udasa.backends_hf.batches import batches_by_length
 from udasa.backends_hf.entailers import NLIEntailer, SimilarityEntailer
 from udasa.backends_hf.judge import HFJudge
 from udasa.backends_hf.sampler import SeededChoice
 from udasa.errors import UserError
+from udasa.questions import fingerprint
 from udasa.recipe import Entailment
 
 PROMPTS = [
@@ -95,6 +99,51 @@ def test_log_probabilities_are_the_models_own_at_temperature_one():
     assert response.logprob_mean == pytest.approx(total / response.num_tokens, abs=1e-5)
 
 
+def test_a_stop_text_is_cut_off_with_its_log_probabilities():
+    whole = [r for row in sample() for r in row]
+    stop = (whole[0].text[3:5], whole[4].text[1:3], "never in any text")
+    stopped = sample(stop=stop)
+    assert [r.seed for row in stopped for r in row] == [r.seed for r in whole]
+    assert any(one in r.text for r in whole for one in stop)
+    for before, after in zip(whole, (r for row in stopped for r in row), strict=True):
+        found = [before.text.find(one) for one in stop if one in before.text]
+        assert after.text == (before.text[: min(found)].strip() if found else before.text)
+        if not found:
+            assert after == before
+            continue
+        assert after.finish_reason == "stop" and after.num_tokens < before.num_tokens
+        if not after.num_tokens:
+            assert after.logprob_sum is None and after.text == ""
+
+
+@pytest.mark.parametrize(
+    ("stop", "text", "kept"), [("cat", "A", 2), ("at.", "A c", 3), ("A", "", 0), ("x", "A cat.", 6)]
+)
+def test_the_tokens_that_reach_into_the_kept_text_are_kept(stop, text, kept):
+    sampler = make_sampler(spec(), Sampling(k=2, stop=(stop,)))
+    tokens = [sampler.tokenizer.convert_tokens_to_ids(piece) for piece in ("A", "Ġ", "c", "a", "t", ".")]
+    logprobs = -(2.0 ** torch.arange(6, dtype=torch.float64))
+    response = sampler._response(torch.tensor(tokens), logprobs, 7)
+    assert (response.text, response.num_tokens) == (text, kept)
+    assert response.logprob_sum == (1 - 2.0**kept if kept else None)
+
+
+def test_no_token_is_drawn_after_a_stop_text():
+    letters = tuple({letter for row in sample() for r in row for letter in r.text})
+    sampler = make_sampler(spec(), Sampling(k=3, max_new_tokens=12, stop=letters))
+    steps = []
+    forward = sampler.model.forward
+
+    def counting(*args, **kwargs):
+        steps.append(1)
+        return forward(*args, **kwargs)
+
+    counting.__signature__ = inspect.signature(forward)
+    sampler.model.forward = counting
+    assert {r.text for row in sampler.sample(PROMPTS, SEEDS) for r in row} == {""}
+    assert len(steps) < 12
+
+
 def test_draws_follow_the_models_distribution():
     logits = torch.log(torch.tensor([[0.5, 0.2, 0.2, 0.1]])).repeat(20_000, 1)
     uniforms = torch.from_numpy(np.random.default_rng(0).random((20_000, 1)))
@@ -164,6 +213,27 @@ def test_p_true_is_read_from_the_words_true_and_false_in_both_orders():
         expected.append(float(torch.softmax(logits[tokenizer.convert_tokens_to_ids(list(TRUTH_OPTIONS))], dim=0)[0]))
     np.testing.assert_allclose(truth.judge([exchange]), [[expected]], atol=1e-5)
     assert expected[0] != pytest.approx(expected[1], abs=1e-6)
+
+
+def test_a_prompted_entailer_equals_a_full_forward_pass(monkeypatch):
+    monkeypatch.setattr(hf_judge, "NLI_OPTIONS", ("Yes", "A", "No"))  # "Maybe" is not one token of the tiny model
+    pairs = [("Paris is the capital.", "The capital is Paris."), ("A cat.", "No."), ("", "A cat is on the mat. " * 5)]
+    model, tokenizer = load_causal_lm(spec())
+    answers = [tokenizer.convert_tokens_to_ids(word) for word in ("Yes", "A", "No")]
+    expected = np.empty((3, 3))
+    for i, pair in enumerate(pairs):
+        turn = [{"role": "user", "content": nli_context(*pair) + NLI_QUESTION}]
+        head, tail = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True).split("Question:")
+        ids = [tokenizer(part, add_special_tokens=False)["input_ids"] for part in (head, "Question:" + tail)]
+        with torch.inference_mode():
+            logits = model(torch.tensor([ids[0] + ids[1]])).logits[0, -1].double()
+        expected[i] = torch.softmax(logits[answers], dim=0)
+    for batch_tokens in (4096, 1):
+        found = make_entailer(spec(batch_tokens=batch_tokens), "prompted", 0.8).entail(pairs)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert (
+        found.shape == (3, 3) and len({fingerprint(Entailment(model=spec(), kind=k)) for k in ("nli", "prompted")}) == 2
+    )
 
 
 def test_a_policy_without_the_words_true_and_false_cannot_be_asked():

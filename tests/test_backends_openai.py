@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests import tiny
+from tests import builds, tiny
 from tests.openai_server import running_server
-from udasa import backends_openai
+from udasa import backends_openai, flow, run
 from udasa.backends import (
     Exchange,
     Failure,
@@ -14,12 +14,15 @@ from udasa.backends import (
     Principle,
     Sampling,
     Server,
+    all_answered,
     make_entailer,
     make_judge,
     make_sampler,
 )
+from udasa.backends_hf import judge as hf
 from udasa.backends_hf import load_causal_lm
 from udasa.errors import UserError
+from udasa.recipe import Judging
 
 PROMPTS = [[{"role": "user", "content": text}] for text in ("What is the capital of France?", "A cat?", "Is it safe?")]
 SEEDS = [[10 * i + k for k in range(3)] for i in range(len(PROMPTS))]
@@ -100,6 +103,81 @@ def test_a_lasting_fault_fails_that_row_alone(server, fault):
     assert [row for row in drawn if not isinstance(row, Failure)] == clean[1:]
 
 
+def test_a_stop_text_is_cut_off_with_its_log_probabilities(server):
+    whole = [r for row in sample(server) for r in row]
+    stop = whole[0].text[2:4]
+    settings = Sampling(k=3, max_new_tokens=8, stop=(stop,))
+    stopped = [r for row in make_sampler(spec(server), settings).sample(PROMPTS, SEEDS) for r in row]
+    assert server.requests[-1]["stop"] == [stop]
+    assert (stopped[0].text, stopped[0].finish_reason) == (whole[0].text[:2].strip(), "stop")
+    for before, after in zip(whole, stopped, strict=True):
+        if stop in before.text:
+            assert after.num_tokens < before.num_tokens and after.logprob_sum > before.logprob_sum
+        else:
+            assert after == before
+
+
+def remembering(server, path, **settings):
+    sampler = make_sampler(spec(server, **settings), Sampling(k=3, max_new_tokens=8))
+    sampler.remember(path)
+    return sampler
+
+
+@pytest.mark.parametrize("fault", ["500", "garbage", "no-choices"])
+def test_what_was_answered_is_not_sent_again_and_what_failed_is(server, fault, tmp_path):
+    clean = sample(server)
+    server.faults += [None, fault]
+    server.requests.clear()
+    first = remembering(server, tmp_path / "answers.sqlite", retries=0, concurrency=1).sample(PROMPTS, SEEDS)
+    assert [isinstance(row, Failure) for row in first] == [False, True, False] and len(server.requests) == 3
+    again = remembering(server, tmp_path / "answers.sqlite").sample(PROMPTS, SEEDS)
+    assert again == clean and len(server.requests) == 4
+    assert remembering(server, tmp_path / "answers.sqlite").sample(PROMPTS, SEEDS) == clean
+    assert len(server.requests) == 4
+    other = [[seed + 1 for seed in row] for row in SEEDS]
+    remembering(server, tmp_path / "answers.sqlite").sample(PROMPTS, other)
+    assert len(server.requests) == 7
+
+
+def test_the_answers_before_a_server_is_gone_are_kept(server, tmp_path):
+    clean = sample(server)
+    server.faults += [None, None, "cut"]
+    server.requests.clear()
+    with pytest.raises(UserError, match="cannot be reached"):
+        remembering(server, tmp_path / "answers.sqlite", retries=0, concurrency=1).sample(PROMPTS, SEEDS)
+    assert remembering(server, tmp_path / "answers.sqlite").sample(PROMPTS, SEEDS) == clean
+    assert len(server.requests) == 4
+
+
+def test_a_build_that_is_cut_off_sends_nothing_twice(server, tmp_path):
+    fake = ModelSpec(model="fake/fake", backend="fake")
+    settings = builds.recipe(
+        policy=spec(server, retries=0, concurrency=1),
+        sampling=Sampling(k=2, max_new_tokens=8),
+        judging=Judging(model=fake, constitution=PRINCIPLES),
+        shard_size=12,
+    )
+    server.faults += [None] * 17 + ["cut"]
+    with pytest.raises(UserError, match="cannot be reached"):
+        flow.build(settings, tmp_path / "build")
+    assert len(server.requests) == 18 and len(run.shard_paths(tmp_path / "build", "responses")) == 1
+    flow.build(settings, tmp_path / "build")
+    assert len(server.requests) == 41  # 40 prompts, and the request that was cut
+    undisturbed = flow.build(settings, tmp_path / "undisturbed")
+    assert run.read(tmp_path / "build", "responses").equals(run.read(undisturbed, "responses"))
+
+
+def test_a_judge_remembers_too(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(backends_openai, "_TOP", 512)
+    exchanges = [Exchange(PROMPTS[0], "Paris."), Exchange(PROMPTS[1], "The answer is yes.")]
+    found = []
+    for _ in range(2):
+        judge = make_judge(spec(server), PRINCIPLES)
+        judge.remember(tmp_path / "answers.sqlite")
+        found.append(judge.judge(exchanges))
+    assert np.array_equal(*found) and len(server.requests) == 8
+
+
 def test_a_server_that_is_gone_stops_the_step(server):
     server.faults.append("cut")
     with pytest.raises(UserError, match="cannot be reached, or cuts its answers"):
@@ -130,18 +208,39 @@ def test_the_judge_equals_the_one_on_transformers(server, monkeypatch):
     assert len(server.requests) == 2 * 2 * 2
 
 
-def test_a_judge_whose_options_may_be_off_the_list_is_refused(server):
-    with pytest.raises(UserError, match=r"is not among them|gives no probability to either"):
-        make_judge(spec(server), PRINCIPLES).judge([Exchange(PROMPTS[0], "Paris.")])
+def test_a_judge_whose_options_may_be_off_the_list_gives_no_judgement(server):
+    (found,) = make_judge(spec(server), PRINCIPLES).judge([Exchange(PROMPTS[0], "Paris.")])
+    assert found.reason == "engine-error"
+    assert "is not among them" in found.detail or "gives no probability to either Yes or No" in found.detail
 
 
-def test_a_judges_lasting_fault_is_no_answer(server):
+def test_a_judges_lasting_fault_is_no_judgement_of_that_reply(server, monkeypatch):
+    monkeypatch.setattr(backends_openai, "_TOP", 512)
+    exchanges = [Exchange(PROMPTS[0], "Paris."), Exchange(PROMPTS[1], "The answer is yes.")]
+    whole = make_judge(spec(server), PRINCIPLES).judge(exchanges)
+    server.faults += [None, None, "500"]
+    first, second = make_judge(spec(server, retries=0, concurrency=1), PRINCIPLES).judge(exchanges)
+    assert isinstance(first, Failure) and first.detail.startswith("500: ")
+    assert np.array_equal(second, whole[1])
+    with pytest.raises(UserError, match="did not answer about 1 of 2 replies; the first: 500"):
+        all_answered([first, second])
+
+
+def test_a_prompted_entailer_equals_the_one_on_transformers(server, monkeypatch):
+    monkeypatch.setattr(backends_openai, "_TOP", 512)
+    pairs = [("Paris.", "It is Paris."), ("A cat.", "No cat."), ("", "")]
+    for engine in (backends_openai, hf):  # "Maybe" is not one token of the tiny model
+        monkeypatch.setattr(engine, "NLI_OPTIONS", ("Yes", "A", "No"))
+    local = make_entailer(ModelSpec(model=str(tiny.policy())), "prompted", 0.8).entail(pairs)
+    served = make_entailer(spec(server), "prompted", 0.8).entail(pairs)
+    np.testing.assert_allclose(served, local, atol=1e-4)
+    assert len(server.requests) == 3
     server.faults.append("500")
-    with pytest.raises(UserError, match="did not answer 1 of 4 questions"):
-        make_judge(spec(server, retries=0), PRINCIPLES).judge([Exchange(PROMPTS[0], "Paris.")])
+    with pytest.raises(UserError, match=r"did not answer 1 of 3 questions; the first: 500"):
+        make_entailer(spec(server, retries=0), "prompted", 0.8).entail(pairs)
 
 
-def test_an_entailer_does_not_run_on_a_server(server):
+def test_an_encoder_does_not_run_on_a_server(server):
     with pytest.raises(UserError, match="set its backend to 'hf'"):
         make_entailer(spec(server), "nli", 0.8)
 

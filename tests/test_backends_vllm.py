@@ -50,15 +50,25 @@ def engine(monkeypatch):
     return record
 
 
-def completion(text, tokens, logprob, reason):
+def completion(text, tokens, reason="stop", stop_reason=None):
+    """What vLLM says of one response; `tokens`: the text and the log-probability of each."""
+    listed = [{i: SimpleNamespace(decoded_token=t, logprob=p)} for i, (t, p) in enumerate(tokens)]
     return SimpleNamespace(
-        outputs=[SimpleNamespace(text=text, token_ids=tokens, cumulative_logprob=logprob, finish_reason=reason)]
+        outputs=[
+            SimpleNamespace(
+                text=text,
+                token_ids=list(range(len(tokens))),
+                logprobs=listed,
+                finish_reason=reason,
+                stop_reason=stop_reason,
+            )
+        ]
     )
 
 
 def test_every_response_is_a_request_with_its_own_seed(engine):
     engine.answers = lambda chat, s: completion(
-        f" {chat[0]['content']} {s.seed} ", [1, 2], -3.0, "length" if s.seed == 9 else "stop"
+        f" {chat[0]['content']} {s.seed} ", [("a", -1.0), ("b", -2.0)], "length" if s.seed == 9 else "stop"
     )
     bye = [{"role": "user", "content": "Bye"}]
     settings = Sampling(k=2, temperature=0.7, top_p=0.9, max_new_tokens=5)
@@ -83,9 +93,21 @@ def test_the_engine_measures_the_model_itself_and_runs_no_remote_code(engine):
     )
 
 
+def test_a_stop_text_is_cut_off_with_its_tokens(engine):
+    tokens = [("One.", -1.0), (" Two", -2.0), (".\n", -4.0), ("\nQ", -8.0)]
+    engine.answers = lambda chat, s: completion("One. Two.", tokens, stop_reason=s.stop[0])
+    drawn = make_sampler(SPEC, Sampling(k=2, stop=("\n\n",))).sample([HELLO], [[7, 8]])
+    assert [(r.text, r.num_tokens, r.logprob_sum, r.finish_reason) for r in drawn[0]] == [
+        ("One. Two.", 3, -7.0, "stop")
+    ] * 2
+    engine.answers = lambda chat, s: completion("", tokens, stop_reason=s.stop[0])
+    drawn = make_sampler(SPEC, Sampling(k=2, stop=("O",))).sample([HELLO], [[7, 8]])
+    assert (drawn[0][0].text, drawn[0][0].num_tokens, drawn[0][0].logprob_mean) == ("", 0, None)
+
+
 def test_sampler_and_judges_run_with_the_adapter(engine):
     spec = dataclasses.replace(SPEC, adapter=str(tiny.adapter()))
-    engine.answers = lambda chat, s: completion("yes", [1], -1.0, "stop")
+    engine.answers = lambda chat, s: completion("yes", [("yes", -1.0)])
     make_sampler(spec, Sampling(k=2)).sample([HELLO], [[7, 8]])
     assert engine.lora.path == str(tiny.adapter())
     assert (engine.options["enable_lora"], engine.options["max_lora_rank"]) == (True, 8)  # the adapter's is 4
@@ -140,6 +162,19 @@ def test_a_policy_that_answers_neither_true_nor_false_is_refused(engine):
     engine.answers = lambda chat, settings: SimpleNamespace(outputs=[SimpleNamespace(logprobs=[top])])
     with pytest.raises(UserError, match="gives no probability to either True or False"):
         make_truth_judge(SPEC, None).judge([Exchange(HELLO, "Hi")])
+
+
+def test_a_prompted_entailer_reads_three_answers(engine):
+    def answers(chat, settings):
+        assert "First text: Paris.\nSecond text: It is Paris.\n" in chat[0]["content"]
+        candidates = {1: ("Yes", 0.4), 2: ("No", 0.1), 3: ("Maybe", 0.3), 4: ("The", 0.2)}
+        top = {i: SimpleNamespace(decoded_token=t, logprob=math.log(p)) for i, (t, p) in candidates.items()}
+        return SimpleNamespace(outputs=[SimpleNamespace(logprobs=[top])])
+
+    engine.answers = answers
+    entailer = make_entailer(SPEC, "prompted", 0.8)
+    np.testing.assert_allclose(entailer.entail([("Paris.", "It is Paris.")]), [[0.5, 0.375, 0.125]], atol=1e-12)
+    assert entailer.entail([]).shape == (0, 3)
 
 
 def test_a_trained_judge_does_not_run_on_vllm():

@@ -9,7 +9,8 @@ import pytest
 from tests.tables import recipe, write_jsonl
 from udasa import flow, run
 from udasa import recipe as recipes
-from udasa.backends import Failure, FakeSampler
+from udasa.backends import Failure
+from udasa.backends_fake import FakeJudge, FakeSampler
 from udasa.errors import UserError
 
 
@@ -58,7 +59,10 @@ def test_a_failed_prompt_is_in_the_ledger_with_its_reason_and_nowhere_else(setti
 
 def test_too_many_failures_stop_the_build_as_soon_as_that_is_certain(settings, unanswered, tmp_path):
     unanswered |= {f" {i}?": "context-too-long" for i in (0, 1, 4, 7, 11)}
-    with pytest.raises(UserError, match=r"4 of 12 prompts have no responses, above the recipe's max_failed of 25%"):
+    with pytest.raises(
+        UserError,
+        match=r"4 of 12 prompts have no responses or no judgement of them, above the recipe's max_failed of 25%",
+    ):
         flow.build(settings, tmp_path / "build")
     assert len(run.shard_paths(tmp_path / "build", "responses")) == 3
     assert not (tmp_path / "build" / "scored").exists()
@@ -85,6 +89,64 @@ def test_failed_shards_are_sampled_again_on_demand(settings, unanswered, tmp_pat
     assert contents(flow.build(settings, folder)) == contents(whole)
 
 
+@pytest.fixture
+def unjudged(monkeypatch):
+    """Prompts whose text holds one of these words get no judgement of their first response."""
+    original, words = FakeJudge.judge, []
+
+    def judge(self, exchanges, report=lambda n: None):
+        found, seen = list(original(self, exchanges, report)), set()
+        for i, exchange in enumerate(exchanges):
+            text = exchange.messages[-1]["content"]
+            if text not in seen and any(word in text for word in words):
+                found[i] = Failure("engine-error", f"503 about {text}")
+            seen.add(text)
+        return found
+
+    monkeypatch.setattr(FakeJudge, "judge", judge)
+    return words
+
+
+def test_a_prompt_that_a_judge_left_out_is_in_the_ledger_and_has_null_values(settings, unjudged, tmp_path):
+    whole = flow.build(settings, tmp_path / "whole")
+    unjudged.append(" 4?")
+    folder = flow.build(settings, tmp_path / "build")
+    (line,) = run.read_frame(folder, "ledger").filter(outcome="judge-error").to_dicts()
+    assert line["detail"] == "engine-error: 503 about Question 4?"
+    rows = {row["prompt_id"]: row for row in run.read(folder, "scored").to_pylist()}
+    first, *others = rows[line["prompt_id"]]["responses"]
+    assert (first["judge_failure"], first["value_risk"]) == (line["detail"], None)
+    assert first["value_uncertainty"] is None and first["acceptable"] is None
+    assert all(one["judge_failure"] is None for one in others if one["text"] != first["text"])
+    assert line["prompt_id"] not in run.read(folder, "pairs")["prompt_id"].to_pylist()
+    unjudged.clear()
+    assert contents(flow.build(settings, folder)) != contents(whole)
+    flow.forget_failures(folder)
+    assert contents(flow.build(settings, folder)) == contents(whole)
+
+
+def test_missing_judgements_count_with_missing_responses(settings, unanswered, unjudged, tmp_path):
+    unanswered |= {" 1?": "context-too-long", " 2?": "engine-error"}
+    unjudged.append(" 7?")
+    flow.build(settings, tmp_path / "just")  # 3 of 12
+    unjudged.append(" 9?")
+    with pytest.raises(UserError, match=r"4 of 12 prompts have .*: \{'context-too-long': 1, .*'judge-error': 2\}"):
+        flow.build(settings, tmp_path / "build")
+
+
+def test_a_judge_that_answers_nothing_stops_the_build_and_loses_nothing(settings, unjudged, tmp_path, monkeypatch):
+    whole = flow.build(settings, tmp_path / "whole")
+    with monkeypatch.context() as down:
+        down.setattr(
+            FakeJudge, "judge", lambda self, exchanges, report: [Failure("engine-error", "503")] * len(exchanges)
+        )
+        with pytest.raises(
+            UserError, match=r"answered about none of the \d+ responses of a shard; the first error: 503"
+        ):
+            flow.build(settings, tmp_path / "build")
+    assert contents(flow.build(settings, tmp_path / "build")) == contents(whole)
+
+
 def contents(folder):
     files = (p for p in folder.rglob("*") if p.is_file() and p.name not in flow.LOCAL)
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
@@ -93,7 +155,7 @@ def contents(folder):
 KILLED = """
 import os, random, signal, sys
 from pathlib import Path
-from udasa import backends, flow, recipe
+from udasa import backends_fake as fakes, flow, recipe
 
 settings, folder, rng = recipe.load(sys.argv[1]), Path(sys.argv[2]), random.Random(int(sys.argv[3]))
 
@@ -109,7 +171,7 @@ def deadly(owner, name, left):
 def attempt(left):
     for owner, name in (
         (os, "fsync"), (os, "replace"), (Path, "mkdir"), (Path, "open"),
-        (backends.FakeSampler, "sample"), (backends.FakeEntailer, "entail"), (backends.FakeJudge, "judge"),
+        (fakes.FakeSampler, "sample"), (fakes.FakeEntailer, "entail"), (fakes.FakeJudge, "judge"),
     ):
         deadly(owner, name, left)
     flow.build(settings, folder)

@@ -20,7 +20,8 @@ from tests.builds import FAKE
 from tests.tables import recipe, write_jsonl
 from udasa import backends, flow, prompts, questions, run, schema
 from udasa import recipe as recipes
-from udasa.backends import FakeEntailer, FakeSampler, ModelSpec, Principle, Sampling
+from udasa.backends import ModelSpec, Principle, Sampling
+from udasa.backends_fake import FakeEntailer, FakeJudge, FakeSampler
 from udasa.errors import UserError
 from udasa.recipe import Judging, Pairing, Recipe, Training, Weights
 
@@ -292,10 +293,10 @@ def test_a_model_that_fails_in_a_shard_loses_that_shard_only(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from udasa import backends, flow, recipe
+from udasa import backends_fake, flow, recipe
 
 where, number, stored, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
-owner = os if where == "replace" else backends.FakeSampler
+owner = os if where == "replace" else backends_fake.FakeSampler
 original, calls = getattr(owner, where), [0]
 
 def deadly(*args):
@@ -402,7 +403,7 @@ def test_a_build_goes_on_only_with_the_weights_that_it_was_begun_with(
     settings: Recipe, folder: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(backends.FakeJudge, "judge", lambda *_: 1 / 0)
+        broken.setattr(FakeJudge, "judge", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             flow.build(settings, folder)
     with monkeypatch.context() as elsewhere:
@@ -519,7 +520,7 @@ def test_every_answer_of_the_judge_can_be_named(tmp_path: Path) -> None:
             for response in row["responses"]:
                 exchange = backends.Exchange(row["messages"], response["text"])
                 for name, value in zip(answers, response["acceptable"], strict=True):
-                    one = backends.FakeJudge((Principle(id=name, question=""),))
+                    one = FakeJudge((Principle(id=name, question=""),))
                     assert value == pytest.approx(one.judge([exchange]).mean())
                 assert (response["p_true"] is None) == (not judging.ask_p_true)
 

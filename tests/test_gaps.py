@@ -13,8 +13,8 @@ from polars.testing import assert_frame_equal
 from tests import builds, tables
 from tests.tables import EXAMPLES, answered, reply, scored
 from udasa import gaps, run
-from udasa.backends import FakeEntailer, FakeJudge
-from udasa.calibrate import calibrate
+from udasa.backends_fake import FakeEntailer, FakeJudge
+from udasa.calibrate import calibrate, curves
 from udasa.maps import Map, Maps
 from udasa.pairs import pair
 from udasa.recipe import Measures, Pairing, Recipe, Weights
@@ -30,7 +30,8 @@ def settings(**changes: Any) -> Recipe:
 
 def bounded(table: pa.Table, recipe: Recipe, maps: Maps | None = None) -> pl.DataFrame:
     responses = calibrate(table, recipe.weights, recipe.measures, maps)
-    return gaps.with_intervals(pair(responses, recipe.pairing, 0).pairs, table, responses, recipe, maps)
+    shapes = curves(responses, recipe.weights, recipe.measures, maps)
+    return gaps.with_intervals(pair(responses, recipe.pairing, 0).pairs, table, shapes, recipe)
 
 
 def straight() -> Maps:

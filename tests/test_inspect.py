@@ -61,6 +61,7 @@ def with_evidence() -> pl.DataFrame:
             "claims": [{"text": "It is so.", "unsupported": 0.9}, {"text": "It is not.", "unsupported": 0.1}],
             "acceptable": [0.25, 0.75],
             "factual_reason": None,
+            "judge_failure": None,
         }
         for row in rank_shares(made_responses(), Weights()).to_dicts()
     ]

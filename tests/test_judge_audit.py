@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from udasa import judge_audit
-from udasa.backends import FakeJudge, Principle
+from udasa.backends import Principle
+from udasa.backends_fake import FakeJudge
 from udasa.errors import UserError
 from udasa.ratings import Rated, Ratings
 

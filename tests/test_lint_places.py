@@ -17,7 +17,7 @@ from tests.hub.server import RunningHub
 from tests.tables import recipe, write_jsonl
 from udasa import flow, run
 from udasa import recipe as recipes
-from udasa.backends import FakeJudge, FakeSampler
+from udasa.backends_fake import FakeJudge, FakeSampler
 from udasa.cli import main
 from udasa.errors import LimitError, UserError
 from udasa.limits import Lint, Planted

@@ -22,7 +22,7 @@ ONE = Weights(factual=0.0, value=0.0)
 
 
 def outcome_of(paired: Paired) -> dict[str, str]:
-    return dict(paired.outcomes.iter_rows())
+    return dict(paired.outcomes.select("prompt_id", "outcome").iter_rows())
 
 
 def ids(paired: Paired) -> list[tuple[str, str]]:
@@ -72,6 +72,10 @@ TABLES: dict[str, list[list[dict[str, Any]]]] = {
         [reply("good", 0.1, 0.9), reply("poor", 0.9, 0.0)],
         [GOOD, reply("Good ", 0.9), reply("poor", None)],
         [reply("bad", 0.1, None), reply("good", 0.2), reply("GOOD", 0.3)],
+    ],
+    "judge-error": [
+        [GOOD, reply("poor", 0.9), reply("worse", 0.95, None, judge_failure="engine-error: 500")],
+        [GOOD, reply("good", 0.9, None, judge_failure="engine-error: 500")],
     ],
     "tie": [
         [reply("good", 0.5), reply("poor", 0.5)],

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from tests import tiny
 from tests.tables import CONSTITUTION, EXAMPLES, FAKE, answered, reply, responses
 from udasa import questions
-from udasa.backends import FakeEntailer, FakeJudge, Floats, ModelSpec, Report, ignore, make_entailer
+from udasa.backends import Floats, ModelSpec, Report, ignore, make_entailer
+from udasa.backends_fake import FakeEntailer, FakeJudge
 from udasa.backends_hf.entailers import NLIEntailer
 from udasa.errors import UserError
 from udasa.memory import Memory, Pair

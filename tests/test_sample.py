@@ -8,7 +8,8 @@ import pytest
 
 from tests.tables import prompts
 from udasa import schema
-from udasa.backends import FakeSampler, Message, Report, Response, Sampling, ignore
+from udasa.backends import Message, Report, Response, Sampling, ignore
+from udasa.backends_fake import FakeSampler
 from udasa.sample import SampleStep
 
 

@@ -100,5 +100,14 @@ def test_every_dimension_and_score_has_its_columns() -> None:
     fields = [field.name for field in schema.SCORED.field("responses").type.value_type]
     before = [field.name for field in schema.RESPONSES.field("responses").type.value_type]
     scores = [*schema.SCORES, *schema.ESTIMATES]
-    assert fields == [*before, "cluster", *scores, "factual_reason", "claims", "acceptable", *schema.EVIDENCE]
+    assert fields == [
+        *before,
+        "cluster",
+        *scores,
+        "factual_reason",
+        "judge_failure",
+        "claims",
+        "acceptable",
+        *schema.EVIDENCE,
+    ]
     assert set(schema.PROMPT_ESTIMATES) < set(schema.SCORED.names)

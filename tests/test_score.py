@@ -11,7 +11,8 @@ import pytest
 from tests import builds, tiny
 from tests.tables import CONSTITUTION, FAKE, answered, reply, responses
 from udasa import recipe, run, schema, uncertainty
-from udasa.backends import Exchange, FakeEntailer, FakeJudge, Floats, ModelSpec, Report, ignore, make_entailer
+from udasa.backends import Exchange, Floats, ModelSpec, Report, ignore, make_entailer
+from udasa.backends_fake import FakeEntailer, FakeJudge
 from udasa.score import Scorer, claims
 
 LN2 = log(2)
@@ -178,7 +179,7 @@ def test_an_empty_text_has_no_factual_and_no_value_score() -> None:
     assert {name: empty[name] for name in schema.SCORES if not name.startswith("semantic")} == dict.fromkeys(
         name for name in schema.SCORES if not name.startswith("semantic")
     )
-    assert [name for name, value in full.items() if value is None] == ["p_true", "factual_reason"]
+    assert [name for name, value in full.items() if value is None] == ["p_true", "factual_reason", "judge_failure"]
     assert (empty["factual_reason"], empty["claims"], empty["acceptable"]) == ("no-text", None, None)
 
 

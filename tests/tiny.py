@@ -42,7 +42,7 @@ def _tokenizer(chat=True):
 
 
 @cache
-def policy(chat=True) -> Path:
+def policy(chat=True, heads=4) -> Path:
     """Return a folder with a tiny Llama chat model: random weights, a real BPE tokenizer and chat template."""
     from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
@@ -53,7 +53,7 @@ def policy(chat=True) -> Path:
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=heads,
         num_key_value_heads=2,
         max_position_embeddings=512,
         tie_word_embeddings=True,
@@ -68,7 +68,7 @@ def policy(chat=True) -> Path:
 
 
 @cache
-def adapter(targets: str | tuple[str, ...] = "all-linear") -> Path:
+def adapter(heads=4) -> Path:
     """Return a folder with a LoRA adapter for the tiny policy, of rank 4, that changes its output."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, set_seed
@@ -76,9 +76,8 @@ def adapter(targets: str | tuple[str, ...] = "all-linear") -> Path:
     from udasa.backends_hf import quiet
 
     set_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(policy())
-    some = targets if isinstance(targets, str) else list(targets)
-    config = LoraConfig(r=4, target_modules=some, init_lora_weights=False, task_type="CAUSAL_LM")
+    model = AutoModelForCausalLM.from_pretrained(policy(heads=heads))
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
     folder = Path(mkdtemp(prefix="udasa-tiny-adapter-"))
     with quiet():
         get_peft_model(model, config).save_pretrained(folder)

@@ -1,4 +1,6 @@
-"""What a model must do for udasa: `Sampler`, `Entailer`, `Judge`; how one is named; and deterministic fakes for tests.
+"""What a model must do for udasa: `Sampler`, `Entailer`, `Judge`; how one is named; and what is asked of it.
+
+An engine is a module `udasa.backends_<name>`; `udasa.backends_fake` has deterministic fakes, for your own tests too.
 
 sampler.sample([[{"role": "user", "content": "Hi"}]], seeds=[[7, 8]])
 -> [[Response(text="Hello!", num_tokens=2, ...), Response(text="Hi there.", ...)]]
@@ -6,7 +8,9 @@ sampler.sample([[{"role": "user", "content": "Hi"}]], seeds=[[7, 8]])
 
 import hashlib
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
@@ -20,6 +24,8 @@ STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """Settings refuse unknown fields, NaN and infinity, and do not coerce types."""
 
 Floats = NDArray[np.float64]
+Kind = Literal["nli", "similarity", "prompted"]
+"""What compares texts: an NLI cross-encoder, a sentence embedder, or a language model that is asked."""
 Runtime = Literal["torch", "onnx-int8"]
 """What runs an entailer: torch, or ONNX Runtime on weights of 8 bits."""
 Report = Callable[[int], None]
@@ -55,8 +61,20 @@ class Response(NamedTuple):
     seed: int
 
 
+def make_response(text: str, logprobs: Sequence[float], seed: int, *, cut: bool = False) -> Response:
+    """Return the response whose tokens have these log-probabilities; `cut`: it reached the limit."""
+    total = math.fsum(logprobs) if len(logprobs) else None
+    mean = None if total is None else total / len(logprobs)
+    return Response(text.strip(), len(logprobs), total, mean, "length" if cut else "stop", seed)
+
+
+def stop_place(text: str, stop: Sequence[str]) -> int | None:
+    """Return where the first of the stop texts begins; None: the text has none of them."""
+    return min((place for one in stop if (place := text.find(one)) >= 0), default=None)
+
+
 class Failure(NamedTuple):
-    """Why a prompt has no responses, after the engine's own retries."""
+    """Why there is no answer, after the engine's own retries."""
 
     reason: Literal["context-too-long", "engine-error"]
     detail: str
@@ -142,6 +160,8 @@ class Sampling:
     """Nucleus: the smallest set of tokens with at least this probability."""
     max_new_tokens: int = 256
     """A response that reaches it has finish_reason `length`."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a response; they are cut off, and the log-probabilities of their tokens with them."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -153,6 +173,8 @@ class Sampling:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}.")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
+        if "" in self.stop:
+            raise ValueError("a stop text must not be empty: it would end every response at once.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
@@ -193,12 +215,39 @@ class Embedder(Protocol):
         ...
 
 
+@runtime_checkable
+class Remembering(Protocol):
+    """A model far away, that can keep what it is told in a file and then does not ask for it again."""
+
+    def remember(self, path: Path) -> None:
+        """Keep the answers in the file at `path` (see `udasa.memory.Replies`), and take from it those that it has."""
+        ...
+
+
 class Judge(Protocol):
     """Answers each principle of a constitution about a response."""
 
-    def judge(self, exchanges: Sequence[Exchange], report: Report = ...) -> Floats:
-        """Return P(yes), yes being acceptable, shape (n, principles, 2): yes named first, then named second."""
+    def judge(self, exchanges: Sequence[Exchange], report: Report = ...) -> Iterable[Floats | Failure]:
+        """Return P(yes) of each exchange, yes being acceptable, or why there is no answer about it.
+
+        Shape (principles, 2): yes named first, then named second. An array (n, principles, 2) is such answers.
+        """
         ...
+
+
+def all_answered(judgements: Iterable[Floats | Failure]) -> Floats:
+    """Return the judge's answers, shape (n, principles, 2).
+
+    Raises:
+        UserError: one is missing.
+    """
+    found = list(judgements)
+    if failed := [one for one in found if isinstance(one, Failure)]:
+        raise UserError(
+            f"The judge did not answer about {len(failed)} of {len(found)} replies; the first: {failed[0].detail}. "
+            "Mend the engine, or use a judge that answers."
+        )
+    return np.array(found, dtype=np.float64)
 
 
 def ignore(_: int) -> None:
@@ -211,10 +260,14 @@ def make_sampler(spec: ModelSpec, sampling: Sampling) -> Sampler:
     return sampler
 
 
-def make_entailer(
-    spec: ModelSpec, kind: Literal["nli", "similarity"], same_meaning: float, runtime: Runtime = "torch"
-) -> Entailer:
-    """Load the entailer that `spec` names."""
+def make_entailer(spec: ModelSpec, kind: Kind, same_meaning: float, runtime: Runtime = "torch") -> Entailer:
+    """Load the entailer that `spec` names.
+
+    Raises:
+        UserError: an encoder is to run on an engine for language models.
+    """
+    if kind != "prompted":
+        _encoders(spec)
     entailer: Entailer = _engine(spec)["make_entailer"](spec, kind, same_meaning, runtime)
     return entailer
 
@@ -260,16 +313,14 @@ def placement(spec: ModelSpec) -> str:
 
 
 def _engine(spec: ModelSpec) -> Mapping[str, Any]:
-    if spec.backend == "fake":
-        return _FAKES
     return vars(importlib.import_module(f"udasa.backends_{spec.backend}"))
 
 
 def _encoders(spec: ModelSpec) -> Mapping[str, Any]:
-    """Return the engine of a trained judge; the others run language models only."""
+    """Return the engine of an encoder; the others run language models only."""
     if spec.backend not in ("hf", "fake"):
         raise UserError(
-            f"The trained judge {spec.model} cannot run on the backend '{spec.backend}'; set its backend to 'hf'."
+            f"The encoder {spec.model} cannot run on the backend '{spec.backend}'; set its backend to 'hf'."
         )
     return _engine(spec)
 
@@ -278,103 +329,6 @@ def stable_hash(*parts: object) -> int:
     """Return 63 bits of SHA-256 over the parts: the same on every machine and in every process."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-class FakeSampler:
-    """Responses made of a few words, chosen by the seed alone: for tests of everything but the model."""
-
-    WORDS = ("yes", "no", "perhaps", "it depends", "I am sure", "nobody knows", "ask again")
-
-    def __init__(self, sampling: Sampling) -> None:
-        self.sampling = sampling
-
-    def sample(
-        self, prompts: Sequence[Sequence[Message]], seeds: Sequence[Sequence[int]], report: Report = ignore
-    ) -> list[list[Response]]:
-        """See `Sampler.sample`."""
-        drawn = []
-        for messages, row in zip(prompts, seeds, strict=True):
-            drawn.append([self._one(messages[-1]["content"], seed) for seed in row])
-            report(1)
-        return drawn
-
-    def _one(self, prompt: str, seed: int) -> Response:
-        rng = np.random.default_rng(stable_hash(prompt, seed))
-        num_tokens = int(rng.integers(1, 4))
-        text = ", ".join(rng.choice(self.WORDS, size=num_tokens)).capitalize() + "."
-        logprob = float(-num_tokens * rng.uniform(0.1, 2.0))
-        return Response(text, num_tokens, logprob, logprob / num_tokens, "stop", seed)
-
-
-class FakeEntailer:
-    """Entailment by shared words: the share of the hypothesis's words that the premise has."""
-
-    def entail(self, pairs: Sequence[tuple[str, str]], report: Report = ignore) -> Floats:
-        """See `Entailer.entail`."""
-        shares = [self._share(premise, hypothesis) for premise, hypothesis in pairs]
-        report(len(pairs))
-        return np.array([[s, (1 - s) / 2, (1 - s) / 2] for s in shares], dtype=np.float64).reshape(-1, 3)
-
-    @staticmethod
-    def _share(premise: str, hypothesis: str) -> float:
-        words = set(hypothesis.lower().split())
-        return len(words & set(premise.lower().split())) / len(words) if words else 1.0
-
-
-class FakeJudge:
-    """P(acceptable) from a hash of the response and the principle."""
-
-    def __init__(self, principles: Sequence[Principle]) -> None:
-        self.principles = principles
-
-    def judge(self, exchanges: Sequence[Exchange], report: Report = ignore) -> Floats:
-        """See `Judge.judge`."""
-        p = [
-            [[(stable_hash(e.response, z.id, order) % 999 + 1) / 1000 for order in (0, 1)] for z in self.principles]
-            for e in exchanges
-        ]
-        report(len(exchanges))
-        return np.array(p, dtype=np.float64).reshape(len(exchanges), len(self.principles), 2)
-
-
-def _fake_entailer(spec: ModelSpec, kind: str, same_meaning: float, runtime: Runtime) -> FakeEntailer:
-    return FakeEntailer()
-
-
-def _fake_judge(spec: ModelSpec, principles: Sequence[Principle]) -> FakeJudge:
-    return FakeJudge(principles)
-
-
-def _fake_truth_judge(spec: ModelSpec, share: Judge | None) -> FakeJudge:
-    return FakeJudge((TRUTH,))
-
-
-def _fake_trained_judge(spec: ModelSpec) -> FakeJudge:
-    return FakeJudge([Principle(id=member, question="") for member in MEMBERS])
-
-
-def _fake_sampler(spec: ModelSpec, sampling: Sampling) -> FakeSampler:
-    return FakeSampler(sampling)
-
-
-def _fake_identity(spec: ModelSpec) -> Identity:
-    return Identity(model=spec.model, revision=None, origin="fake", sha256=None)
-
-
-def _fake_placement(spec: ModelSpec) -> str:
-    return "fake"
-
-
-_FAKES: Mapping[str, Any] = {
-    "make_sampler": _fake_sampler,
-    "make_entailer": _fake_entailer,
-    "make_judge": _fake_judge,
-    "make_truth_judge": _fake_truth_judge,
-    "make_trained_judge": _fake_trained_judge,
-    "trained_identity": _fake_identity,
-    "identity": _fake_identity,
-    "placement": _fake_placement,
-}
 
 
 _UNLISTED = 0.01
@@ -404,28 +358,41 @@ def judge_questions(principles: Sequence[Principle], options: tuple[str, str] = 
     ]
 
 
-def read_answer(probability: Mapping[str, float], options: tuple[str, str] = OPTIONS, unlisted: float = 0.0) -> float:
-    """Return the first option's share of the two options' probability, from the next token's probabilities.
+NLI_OPTIONS = ("Yes", "Maybe", "No")
+"""What a language model answers with as an entailer: entailment, neutral, contradiction."""
+NLI_QUESTION = (
+    "Question: If the first text is true, is the second one true as well? "
+    "Answer with Yes (it follows), Maybe (it is left open) or No (it cannot be)."
+)
+
+
+def nli_context(premise: str, hypothesis: str) -> str:
+    """Return what a language model reads before `NLI_QUESTION`."""
+    return f"Read these two texts.\n\nFirst text: {premise}\nSecond text: {hypothesis}\n\n"
+
+
+def read_answer(probability: Mapping[str, float], options: Sequence[str], unlisted: float = 0.0) -> list[float]:
+    """Return each option's share of the options' probability, from the next token's probabilities.
 
     Args:
         probability: of each token that the engine lists, by its text.
-        options: the two answers.
+        options: the answers.
         unlisted: the most that a token can have which the engine does not list.
 
     Raises:
-        UserError: neither has any probability, or the one that is not listed could change the answer by over 0.01.
+        UserError: none has any probability, or those that are not listed could change the answer by over 0.01.
     """
-    first, second = (probability.get(option, 0.0) for option in options)
-    if first + second <= 0:
+    found = [probability.get(option, 0.0) for option in options]
+    total, missing = math.fsum(found), [o for o, p in zip(options, found, strict=True) if p == 0]
+    named = " or ".join(filter(None, (", ".join(options[:-1]), options[-1])))
+    if total <= 0:
         raise UserError(
-            f"The judge gives no probability to either {' or '.join(options)}. "
-            f"Use a judge model that can answer a question with {' or '.join(options)}."
+            f"The model gives no probability to either {named}. Use a model that can answer a question with {named}."
         )
-    if min(first, second) == 0 and unlisted / (first + second + unlisted) > _UNLISTED:
-        missing = options[0] if first == 0 else options[1]
+    if missing and len(missing) * unlisted / (total + len(missing) * unlisted) > _UNLISTED:
         raise UserError(
-            f"The engine lists only the likeliest next tokens, and '{missing}' is not among them, though it may have a "
-            f"probability of up to {unlisted:.2g} beside {first + second:.2g}. Use a judge that answers with "
-            f"{' or '.join(options)}, or the backend 'hf', which reads every token."
+            f"The engine lists only the likeliest next tokens, and '{missing[0]}' is not among them, though it may "
+            f"have a probability of up to {unlisted:.2g} beside {total:.2g}. Use a model that answers with {named}, "
+            "or the backend 'hf', which reads every token."
         )
-    return first / (first + second)
+    return [p / total for p in found]

@@ -10,20 +10,27 @@ Log-probabilities must be those of the model at temperature 1: vLLM and SGLang r
 import asyncio
 import json
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NoReturn
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from udasa.backends import (
+    NLI_OPTIONS,
+    NLI_QUESTION,
     OPTIONS,
     TRUTH,
     TRUTH_OPTIONS,
+    Entailer,
     Exchange,
     Failure,
     Floats,
     Identity,
     Judge,
+    Kind,
     Message,
     ModelSpec,
     Principle,
@@ -35,16 +42,22 @@ from udasa.backends import (
     ignore,
     judge_context,
     judge_questions,
+    make_response,
+    nli_context,
     read_answer,
     stable_hash,
+    stop_place,
 )
 from udasa.errors import UserError, require
+from udasa.memory import Replies
 
 _TOP = 20
 """Next-token candidates in which the judge's options are looked for: the most that servers allow."""
 
 Choices = list[dict[str, Any]]
 """The `choices` of a chat completion."""
+Read = Callable[[Choices], Any]
+"""Choices -> what is wanted of them, as JSON has it; a ValueError says that they cannot be read."""
 
 
 def make_sampler(spec: ModelSpec, sampling: Sampling) -> Sampler:
@@ -62,11 +75,9 @@ def make_truth_judge(spec: ModelSpec, share: Judge | None) -> Judge:
     return OpenAIJudge(spec, (TRUTH,), TRUTH_OPTIONS)
 
 
-def make_entailer(
-    spec: ModelSpec, kind: Literal["nli", "similarity"], same_meaning: float, runtime: Runtime = "torch"
-) -> NoReturn:
-    """Refuse: encoders run on transformers."""
-    raise UserError(f"The entailer {spec.model} cannot run on the backend 'openai'; set its backend to 'hf'.")
+def make_entailer(spec: ModelSpec, kind: Kind, same_meaning: float, runtime: Runtime = "torch") -> Entailer:
+    """Return an entailer that asks the server's language model."""
+    return OpenAIPromptedEntailer(spec)
 
 
 def identity(spec: ModelSpec) -> Identity:
@@ -74,11 +85,47 @@ def identity(spec: ModelSpec) -> Identity:
     return Identity(model=spec.model, revision=spec.revision, origin="OpenAI-compatible server", sha256=None)
 
 
-class OpenAISampler:
+def placement(spec: ModelSpec) -> str:
+    """Return the server's address: what runs there is not known."""
+    assert spec.server is not None
+    return spec.server.url
+
+
+class _Client:
+    """Puts requests to a server, each once if it remembers."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.replies: Replies | None = None
+
+    def remember(self, path: Path) -> None:
+        """See `Remembering.remember`."""
+        self.replies = Replies(path)
+
+    def ask(self, bodies: Sequence[Mapping[str, Any]], read: Read, report: Report) -> list[Any]:
+        """Return what `read` makes of each answer, in order, or the `Failure`; what is remembered is not asked."""
+        assert self.spec.server is not None  # ModelSpec sees to it
+        about = {"url": self.spec.server.url, "model": self.spec.model}
+        requests = {json.dumps({**about, **body}, sort_keys=True): body for body in bodies}
+        found = self.replies.find(requests) if self.replies is not None else {}
+        report(len(found))
+        new = {request: body for request, body in requests.items() if request not in found}
+
+        def keep(request: str, reply: Any) -> None:
+            if self.replies is not None and not isinstance(reply, Failure):
+                self.replies.add(request, reply)
+            found[request] = reply
+            report(1)
+
+        asyncio.run(_ask_all(self.spec, new, read, keep))
+        return [found[json.dumps({**about, **body}, sort_keys=True)] for body in bodies]
+
+
+class OpenAISampler(_Client):
     """Samples K responses a prompt in one request; its seed is a hash of the K seeds."""
 
     def __init__(self, spec: ModelSpec, sampling: Sampling) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self.sampling = sampling
 
     def sample(
@@ -86,8 +133,17 @@ class OpenAISampler:
     ) -> list[list[Response] | Failure]:
         """See `Sampler.sample`."""
         bodies = [self._body(messages, row) for messages, row in zip(prompts, seeds, strict=True)]
-        answers = asyncio.run(_ask_all(self.spec, bodies, report))
-        return [_responses(answer, row) for answer, row in zip(answers, seeds, strict=True)]
+        answers = self.ask(bodies, self._read, report)
+        return [
+            answer
+            if isinstance(answer, Failure)
+            else [Response._make([*one, seed]) for one, seed in zip(answer, row, strict=True)]
+            for answer, row in zip(answers, seeds, strict=True)
+        ]
+
+    def _read(self, choices: Choices) -> list[tuple[Any, ...]]:
+        """Return the responses without their seeds."""
+        return [_response(choice, self.sampling.stop)[:-1] for choice in choices]
 
     def _body(self, messages: Sequence[Message], seeds: Sequence[int]) -> dict[str, Any]:
         return {
@@ -98,55 +154,87 @@ class OpenAISampler:
             "top_p": self.sampling.top_p,
             "max_tokens": self.sampling.max_new_tokens,
             "logprobs": True,
+            **({"stop": list(self.sampling.stop)} if self.sampling.stop else {}),
         }
 
 
-class OpenAIJudge:
-    """Reads the options' probabilities from one-token completions, in both orders."""
+class _Reader(_Client):
+    """Asks for one token, and reads the options' probabilities."""
 
-    def __init__(self, spec: ModelSpec, principles: Sequence[Principle], options: tuple[str, str]) -> None:
-        self.spec = spec
+    def __init__(self, spec: ModelSpec, options: Sequence[str]) -> None:
+        super().__init__(spec)
         self.options = options
-        self.questions = judge_questions(principles, options)
 
-    def judge(self, exchanges: Sequence[Exchange], report: Report = ignore) -> Floats:
-        """See `Judge.judge`.
-
-        Raises:
-            UserError: the server refused a question, or gives no probability to either option.
-        """
+    def shares(self, texts: Sequence[str], report: Report = ignore) -> list[list[float] | Failure]:
+        """Return each option's share of the options' probability, or why a text has no answer."""
         bodies = [
             {
-                "messages": [{"role": "user", "content": judge_context(exchange) + question}],
+                "messages": [{"role": "user", "content": text}],
                 "temperature": 0.0,
                 "max_tokens": 1,
                 "logprobs": True,
                 "top_logprobs": _TOP,
             }
-            for exchange in exchanges
-            for question in self.questions
+            for text in texts
         ]
-        answers = asyncio.run(_ask_all(self.spec, bodies, ignore))
-        if failed := [answer for answer in answers if isinstance(answer, Failure)]:
-            raise UserError(
-                f"The judge {self.spec.model} did not answer {len(failed)} of {len(answers)} questions; "
-                f"the first: {failed[0].detail}"
-            )
-        yes = np.array([self._first(answer) for answer in answers])  # type: ignore[arg-type]
-        report(len(exchanges))
-        return yes.reshape(len(exchanges), -1, 2)
+        return self.ask(bodies, self._read, report)
 
-    def _first(self, choices: Choices) -> float:
-        """Return the first option's share of a one-token answer."""
+    def _read(self, choices: Choices) -> list[float]:
         listed = (_logprobs(choices[0]) or [{}])[0].get("top_logprobs") or []
         probability = {candidate["token"]: float(np.exp(candidate["logprob"])) for candidate in listed}
         return read_answer(probability, self.options, unlisted=min(probability.values(), default=0.0))
 
 
-async def _ask_all(spec: ModelSpec, bodies: Sequence[Mapping[str, Any]], report: Report) -> list[Choices | Failure]:
-    """Answer every request, in order."""
+class OpenAIJudge(_Reader):
+    """Reads a constitution, in both option orders."""
+
+    def __init__(self, spec: ModelSpec, principles: Sequence[Principle], options: tuple[str, str]) -> None:
+        super().__init__(spec, options)
+        self.questions = judge_questions(principles, options)
+
+    def judge(self, exchanges: Sequence[Exchange], report: Report = ignore) -> list[Floats | Failure]:
+        """See `Judge.judge`."""
+        texts = [judge_context(exchange) + question for exchange in exchanges for question in self.questions]
+        answers = iter(self.shares(texts))
+        report(len(exchanges))
+        return [self._judgement([next(answers) for _ in self.questions]) for _ in exchanges]
+
+    @staticmethod
+    def _judgement(answers: Sequence[list[float] | Failure]) -> Floats | Failure:
+        """Return what the answers say of one exchange; one that is missing leaves it without a judgement."""
+        for answer in answers:
+            if isinstance(answer, Failure):
+                return answer
+        return np.array([answer[0] for answer in answers], dtype=np.float64).reshape(-1, 2)
+
+
+class OpenAIPromptedEntailer(_Reader):
+    """Asks whether one text follows from another."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec, NLI_OPTIONS)
+
+    def entail(self, pairs: Sequence[tuple[str, str]], report: Report = ignore) -> Floats:
+        """See `Entailer.entail`.
+
+        Raises:
+            UserError: a question was not answered.
+        """
+        answers = self.shares([nli_context(*pair) + NLI_QUESTION for pair in pairs], report)
+        if failed := [answer for answer in answers if isinstance(answer, Failure)]:
+            raise UserError(
+                f"The entailer {self.spec.model} did not answer {len(failed)} of {len(answers)} questions; the first: "
+                f"{failed[0].detail}. Mend the server, and run the same command again: only these are asked again."
+            )
+        return np.array(answers, dtype=np.float64).reshape(len(pairs), 3)
+
+
+async def _ask_all(
+    spec: ModelSpec, requests: Mapping[str, Mapping[str, Any]], read: Read, keep: Callable[[str, Any], None]
+) -> None:
+    """Answer every request; `keep` gets each answer as it comes."""
     openai = require("openai", extra="openai")
-    assert spec.server is not None  # ModelSpec sees to it
+    assert spec.server is not None
     slots = asyncio.Semaphore(spec.server.concurrency)
     client = openai.AsyncOpenAI(
         base_url=spec.server.url,
@@ -155,18 +243,16 @@ async def _ask_all(spec: ModelSpec, bodies: Sequence[Mapping[str, Any]], report:
         max_retries=spec.server.retries,
     )
 
-    async def ask(body: Mapping[str, Any]) -> Choices | Failure:
+    async def ask(request: str, body: Mapping[str, Any]) -> None:
         async with slots:
-            answer = await _ask(openai, client, spec, body)
-        report(1)
-        return answer
+            keep(request, await _ask(openai, client, spec, body, read))
 
     async with client:
-        return list(await asyncio.gather(*(ask(body) for body in bodies)))
+        await asyncio.gather(*(ask(request, body) for request, body in requests.items()))
 
 
-async def _ask(openai: Any, client: Any, spec: ModelSpec, body: Mapping[str, Any]) -> Choices | Failure:
-    """Return the server's answer as JSON values, or why there is none.
+async def _ask(openai: Any, client: Any, spec: ModelSpec, body: Mapping[str, Any], read: Read) -> Any:
+    """Return what `read` makes of the server's answer, or why there is none.
 
     Raises:
         UserError: the server cannot be reached, or does not know the model or the key.
@@ -174,7 +260,7 @@ async def _ask(openai: Any, client: Any, spec: ModelSpec, body: Mapping[str, Any
     assert spec.server is not None
     try:
         raw = await client.chat.completions.with_raw_response.create(model=spec.model, **body)
-        return _choices(json.loads(raw.text), body.get("n", 1))
+        return read(_choices(json.loads(raw.text), body.get("n", 1)))
     except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
         raise UserError(
             f"{spec.server.url} refuses the model {spec.model}: {_message(error)}. Check the model's name on the "
@@ -220,17 +306,18 @@ def _logprobs(choice: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     return (choice.get("logprobs") or {}).get("content")
 
 
-def _responses(choices: Choices | Failure, seeds: Sequence[int]) -> list[Response] | Failure:
-    if isinstance(choices, Failure):
-        return choices
-    if any(_logprobs(choice) is None for choice in choices):
-        return Failure("engine-error", "the server gives no log-probabilities; start it so that it does")
-    return [_response(choice, seed) for choice, seed in zip(choices, seeds, strict=True)]
+def _response(choice: Mapping[str, Any], stop: Sequence[str]) -> Response:
+    """Return a choice as a response; a server may list the tokens of a stop text that it has cut off.
 
-
-def _response(choice: Mapping[str, Any], seed: int) -> Response:
-    tokens = [token["logprob"] for token in _logprobs(choice) or ()]
-    total = float(sum(tokens))
-    mean = total / len(tokens) if tokens else None
-    reason: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
-    return Response(choice["message"]["content"].strip(), len(tokens), total if tokens else None, mean, reason, seed)
+    Raises:
+        ValueError: it lists no token.
+    """
+    tokens = _logprobs(choice)
+    if tokens is None:
+        raise ValueError("the server gives no log-probabilities; start it so that it does")
+    pieces = [bytes(token.get("bytes") or token["token"].encode()) for token in tokens]
+    whole = b"".join(pieces)
+    places = [place for one in stop if (place := whole.find(one.encode())) >= 0]
+    kept = bisect_left(list(accumulate(map(len, pieces), initial=0)), min(places)) if places else len(tokens)
+    text, cut = choice["message"]["content"], choice["finish_reason"] == "length"
+    return make_response(text[: stop_place(text, stop)], [t["logprob"] for t in tokens[:kept]], 0, cut=cut)

@@ -5,21 +5,28 @@ generation defaults are off (`generation_config="vllm"`), as in the transformers
 share its prefill through the prefix cache.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from udasa.adapters import find_adapter
 from udasa.backends import (
+    NLI_OPTIONS,
+    NLI_QUESTION,
     OPTIONS,
     TRUTH,
     TRUTH_OPTIONS,
+    Entailer,
     Exchange,
     Floats,
     Identity,
     Judge,
+    Kind,
     Message,
     ModelSpec,
     Principle,
@@ -31,9 +38,11 @@ from udasa.backends import (
     ignore,
     judge_context,
     judge_questions,
+    make_response,
+    nli_context,
     read_answer,
 )
-from udasa.errors import UserError, require
+from udasa.errors import require
 
 _TOP = 20
 """Next-token candidates in which the judge's options are looked for."""
@@ -67,11 +76,9 @@ def make_truth_judge(spec: ModelSpec, share: Judge | None) -> Judge:
     return VLLMJudge(share.engine if isinstance(share, VLLMJudge) else _start(spec), (TRUTH,), TRUTH_OPTIONS)
 
 
-def make_entailer(
-    spec: ModelSpec, kind: Literal["nli", "similarity"], same_meaning: float, runtime: Runtime = "torch"
-) -> NoReturn:
-    """Refuse: encoders run on transformers."""
-    raise UserError(f"The entailer {spec.model} cannot run on the backend 'vllm'; set its backend to 'hf'.")
+def make_entailer(spec: ModelSpec, kind: Kind, same_meaning: float, runtime: Runtime = "torch") -> Entailer:
+    """Start the engine and return its entailer, a language model that is asked."""
+    return VLLMPromptedEntailer(_start(spec))
 
 
 def identity(spec: ModelSpec) -> Identity:
@@ -79,6 +86,11 @@ def identity(spec: ModelSpec) -> Identity:
     origin = "local folder" if Path(spec.model).is_dir() else "Hub"
     model, adapter = Identity(model=spec.model, revision=spec.revision, origin=origin, sha256=None), find_adapter(spec)
     return model if adapter is None else {**model, "adapter": adapter.identity}
+
+
+def placement(spec: ModelSpec) -> str:
+    """Return the precision, and the version of vLLM, that `spec` runs on."""
+    return f"vllm {version('vllm')} {spec.dtype}"
 
 
 def _start(spec: ModelSpec) -> Engine:
@@ -130,15 +142,35 @@ class VLLMSampler:
             top_p=self.sampling.top_p,
             max_tokens=self.sampling.max_new_tokens,
             seed=seed,
+            stop=list(self.sampling.stop),
             logprobs=0,
         )
 
 
 def _response(completion: Any, seed: int) -> Response:
-    num_tokens = len(completion.token_ids)
-    total = float(completion.cumulative_logprob)
-    reason: Literal["stop", "length"] = "length" if completion.finish_reason == "length" else "stop"
-    return Response(completion.text.strip(), num_tokens, total, total / num_tokens, reason, seed)
+    """Return a completion as a response; vLLM lists the tokens of a stop text that it has cut off."""
+    tokens = [listed[number] for number, listed in zip(completion.token_ids, completion.logprobs, strict=True)]
+    if isinstance(completion.stop_reason, str):
+        lengths = accumulate((len(token.decoded_token) for token in tokens), initial=0)
+        tokens = tokens[: bisect_left(list(lengths), len(completion.text))]
+    logprobs = [float(token.logprob) for token in tokens]
+    return make_response(completion.text, logprobs, seed, cut=completion.finish_reason == "length")
+
+
+def _shares(engine: Engine, texts: Sequence[str], options: Sequence[str]) -> Floats:
+    """Ask each text for one token, and return each option's share of the options' probability, (texts, options).
+
+    Raises:
+        UserError: the options are not among the likeliest next tokens.
+    """
+    conversations = [[Message(role="user", content=text)] for text in texts]
+    settings = require("vllm", extra="vllm").SamplingParams(temperature=0.0, max_tokens=1, logprobs=_TOP)
+    shares = []
+    for output in engine.chat(conversations, settings):
+        listed = output.outputs[0].logprobs[0].values()
+        probability = {candidate.decoded_token: float(np.exp(candidate.logprob)) for candidate in listed}
+        shares.append(read_answer(probability, options, unlisted=min(probability.values(), default=0.0)))
+    return np.array(shares, dtype=np.float64).reshape(len(texts), len(options))
 
 
 class VLLMJudge:
@@ -155,19 +187,24 @@ class VLLMJudge:
         Raises:
             UserError: neither option is among the likeliest next tokens.
         """
-        conversations = [
-            [Message(role="user", content=judge_context(exchange) + question)]
-            for exchange in exchanges
-            for question in self.questions
-        ]
-        settings = require("vllm", extra="vllm").SamplingParams(temperature=0.0, max_tokens=1, logprobs=_TOP)
-        outputs = self.engine.chat(conversations, settings)
-        yes = np.array([self._first(output) for output in outputs])
+        texts = [judge_context(exchange) + question for exchange in exchanges for question in self.questions]
+        shares = _shares(self.engine, texts, self.options)
         report(len(exchanges))
-        return yes.reshape(len(exchanges), -1, 2)
+        return shares[:, 0].reshape(len(exchanges), -1, 2)
 
-    def _first(self, output: Any) -> float:
-        """Return the first option's share of a one-token answer."""
-        listed = output.outputs[0].logprobs[0].values()
-        probability = {candidate.decoded_token: float(np.exp(candidate.logprob)) for candidate in listed}
-        return read_answer(probability, self.options, unlisted=min(probability.values(), default=0.0))
+
+class VLLMPromptedEntailer:
+    """Asks whether one text follows from another."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def entail(self, pairs: Sequence[tuple[str, str]], report: Report = ignore) -> Floats:
+        """See `Entailer.entail`.
+
+        Raises:
+            UserError: the answers are not among the likeliest next tokens.
+        """
+        shares = _shares(self.engine, [nli_context(*pair) + NLI_QUESTION for pair in pairs], NLI_OPTIONS)
+        report(len(pairs))
+        return shares

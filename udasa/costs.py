@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow.compute as pc
+
 from udasa import log, run
 from udasa.run import Step
 
@@ -40,8 +42,8 @@ def response_tokens(folder: Path, step: str, shard: str) -> int:
     """Return the tokens that a shard's sampling drew; 0 for any other step."""
     if step != "responses":
         return 0
-    rows = run.read_parquet(folder / step / shard, ["responses"])["responses"].to_pylist()
-    return sum(response["num_tokens"] for row in rows for response in row)
+    rows = run.read_parquet(folder / step / shard, ["responses.list.element.num_tokens"])["responses"]
+    return int(pc.sum(pc.struct_field(pc.list_flatten(rows), "num_tokens"), min_count=0).as_py())
 
 
 def adopt(folder: Path) -> None:

@@ -7,6 +7,7 @@
 import dataclasses
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any, Literal
 import polars as pl
 import pyarrow as pa
 
-from udasa import __version__, calibrate, cluster, gaps, lint, log, maps, pairs, prompts, recipe, run, schema, stages
+from udasa import __version__, calibrate, cluster, lint, log, maps, pairing, prompts, recipe, run, schema
 from udasa.backends import (
     Judge,
+    Remembering,
     identity,
     make_entailer,
     make_judge,
@@ -32,6 +34,7 @@ from udasa.lint import planted
 from udasa.memory import Memory
 from udasa.questions import fingerprint
 from udasa.recipe import Recipe
+from udasa.reuse import take_prompts, take_shards
 from udasa.run import Apply, Progress, Step, run_local, silent
 from udasa.sample import SampleStep
 from udasa.score import Scorer
@@ -40,7 +43,7 @@ PACKAGES = ("datasets", "huggingface-hub", "polars", "pyarrow", "torch", "transf
 """Packages whose versions a build records."""
 
 ANSWERS = "answers.sqlite"
-"""The file of a build that remembers entailment answers; it is not published, and may be deleted."""
+"""The file of a build that remembers entailment and what servers replied; it is not published, and may be deleted."""
 LOCAL = (ANSWERS, log.LOG, log.PLAN)
 """Files of a build that are not published, and on which no row hangs."""
 
@@ -57,6 +60,7 @@ def build(
     ray_address: str | None = None,
     budget: log.Budget | None = None,
     watch: Callable[[log.Line], None] = lambda _: None,
+    reuse: Path | None = None,
 ) -> Path:
     """Build a data set into `folder`, or go on with the build that is there; returns the folder.
 
@@ -64,11 +68,12 @@ def build(
         settings: the recipe.
         folder: where the build is, or will be; every node of a cluster must see it.
         progress: shows how far a step is.
-        answers: the file of remembered entailment answers; by default one inside the folder, which holds its own only.
+        answers: the file of remembered answers; by default one inside the folder, which holds its own only.
         runner: where the steps run.
         ray_address: the cluster to join; None: Ray on this machine alone.
         budget: what the whole build may cost, the runs before this one included; it is looked at after every shard.
         watch: called with every line of the log as it is written.
+        reuse: another build, from which is taken over what would come out the same (`udasa.reuse`).
 
     Raises:
         BudgetError: the budget is used up and shards are left; the same call goes on with a larger one.
@@ -78,8 +83,13 @@ def build(
     claim(folder, settings)
     if not is_finished(settings, folder):
         pin_models(settings, folder)
+        if reuse is not None:
+            take_prompts(reuse, folder, settings)
         with timed(folder, "prompts", watch):
             collect_prompts(settings, folder)
+        if reuse is not None:
+            for done in take_shards(reuse, folder, settings):
+                next(step for _, step in steps(settings, folder, answers) if step.name == done.step).check(done)
         with timed(folder, "check", watch):
             check(settings, folder)
         adopt(folder)
@@ -105,21 +115,32 @@ def is_finished(settings: Recipe, folder: Path) -> bool:
 
 def steps(settings: Recipe, folder: Path, answers: Path | None = None) -> list[tuple[str, Step]]:
     """Return the steps that run shard by shard, each with the table it reads."""
+    file = answers or folder / ANSWERS
 
     def sample() -> Apply:
-        return SampleStep(make_sampler(settings.policy, settings.sampling), settings.sampling.k, settings.seed)
+        sampler = make_sampler(settings.policy, settings.sampling)
+        _remember(sampler, file)
+        return SampleStep(sampler, settings.sampling.k, settings.seed)
 
     def score() -> Apply:
         entailment = settings.entailment
         entailer = make_entailer(entailment.model, entailment.kind, entailment.same_meaning, entailment.runtime)
         judge, truth = load_judges(settings)
-        memory = Memory(answers or folder / ANSWERS, fingerprint(entailment))
+        _remember(judge, file)
+        _remember(truth, file)
+        memory = Memory(file, fingerprint(entailment))
         return Scorer(entailer, judge, entailment.clustering, memory, entailment.context, truth)
 
-    def failures(_: run.Done) -> None:
-        check_failures(settings, folder)
+    check_failures = failure_check(settings, folder)
+    return [
+        ("prompts", Step("responses", sample, check_failures)),
+        ("responses", Step("scored", score, check_failures)),
+    ]
 
-    return [("prompts", Step("responses", sample, failures)), ("responses", Step("scored", score))]
+
+def _remember(model: object, file: Path) -> None:
+    if isinstance(model, Remembering):
+        model.remember(file)
 
 
 def load_judges(settings: Recipe) -> tuple[Judge, Judge | None]:
@@ -233,30 +254,55 @@ def check(settings: Recipe, folder: Path) -> None:
     )
 
 
-def check_failures(settings: Recipe, folder: Path) -> None:
-    """Stop as soon as it is certain that too many prompts will have no responses.
+def failure_check(settings: Recipe, folder: Path) -> Callable[[run.Done], None]:
+    """Return what stops a build as soon as it is certain that too many prompts will have no responses or judgements.
 
-    Raises:
-        UserError: the failures so far are above the recipe's share of all prompts.
+    The check raises a UserError when the failures so far are above the recipe's share of all prompts. It reads every
+    shard once.
     """
-    total = sum(run.num_rows(shard) for shard in run.shard_paths(folder, "prompts"))
-    failed = run.read_frame(folder, "responses", ["failure", "failure_detail"]).drop_nulls("failure")
-    if failed.height > settings.max_failed * total:
-        reasons = dict(failed["failure"].value_counts().sort("failure").iter_rows())
-        raise UserError(
-            f"{failed.height} of {total} prompts have no responses, above the recipe's max_failed of "
-            f"{settings.max_failed:.0%}: {reasons}; the first: {failed['failure_detail'][0]}. What is done is kept. "
-            "Mend the cause and build with --retry-failed, or raise max_failed."
-        )
+    found: dict[Path, list[tuple[str, str]]] = {}
+
+    def check(done: run.Done) -> None:
+        last = folder / done.step / done.shard
+        known = [shard for step in ("responses", "scored") for shard in run.shard_paths(folder, step)]
+        for shard in [last] if found else known:
+            found[shard] = failures(shard)
+        if not found[last]:
+            return
+        failed = [failure for some in found.values() for failure in some]
+        total = sum(run.num_rows(shard) for shard in run.shard_paths(folder, "prompts"))
+        if len(failed) > settings.max_failed * total:
+            reasons = dict(sorted(Counter(reason for reason, _ in failed).items()))
+            raise UserError(
+                f"{len(failed)} of {total} prompts have no responses or no judgement of them, above the recipe's "
+                f"max_failed of {settings.max_failed:.0%}: {reasons}; the first: {failed[0][1]}. What is done is kept. "
+                "Mend the cause and build with --retry-failed, or raise max_failed."
+            )
+
+    return check
+
+
+def failures(shard: Path) -> list[tuple[str, str]]:
+    """Return the outcome, and what the engine said, of each prompt of a shard that an engine failed."""
+    if shard.parent.name == "responses":
+        rows = pl.DataFrame(pl.from_arrow(run.read_parquet(shard, ["failure", "failure_detail"])))
+        return rows.drop_nulls("failure").rows()
+    table = run.read_parquet(shard, ["prompt_id", "responses.list.element.judge_failure"])
+    responses = pl.DataFrame(pl.from_arrow(table)).explode("responses").unnest("responses")
+    failed = responses.drop_nulls("judge_failure").unique("prompt_id", maintain_order=True)
+    return [("judge-error", detail) for detail in failed["judge_failure"]]
 
 
 def forget_failures(folder: Path) -> None:
-    """Take the shards back in which an engine gave no answer, so that they are sampled again."""
+    """Take the shards back in which an engine gave no answer, so that they are sampled or scored again."""
     for shard in run.shard_paths(folder, "responses"):
-        if "engine-error" in run.read_parquet(shard, ["failure"])["failure"].to_pylist():
+        again = ["scored", "responses"] if "engine-error" in dict(failures(shard)) else []
+        scored = folder / "scored" / shard.name
+        if not again and run.is_done(scored) and failures(scored):
+            again = ["scored"]
+        for name in again:
             (folder / "build.json").unlink(missing_ok=True)
-            for name in ("scored", "responses"):
-                (folder / name / shard.name).with_suffix(".done").unlink(missing_ok=True)
+            (folder / name / shard.name).with_suffix(".done").unlink(missing_ok=True)
 
 
 def pair_and_stage(settings: Recipe, folder: Path) -> None:
@@ -267,8 +313,7 @@ def pair_and_stage(settings: Recipe, folder: Path) -> None:
     """
     (folder / "build.json").unlink(missing_ok=True)
     fitted = maps.load(settings.calibration, settings.measures, settings.weights)
-    staged = staged_pairs(run.read(folder, "scored"), settings, fitted)
-    write_staged(folder, staged)
+    staged = write_staged(settings, folder, fitted)
     findings = lint.audit_build(settings, folder)
     lint.fail_on_limits(
         findings,
@@ -287,20 +332,15 @@ def pair_and_stage(settings: Recipe, folder: Path) -> None:
     run.write_file(folder / "build.json", _json(summary))
 
 
-def write_staged(folder: Path, staged: stages.Staged) -> None:
+def write_staged(settings: Recipe, folder: Path, fitted: maps.Maps | None) -> pairing.Staged:
     """Write the pairs of a build, and its ledger from the prompts and dropped rows that are there."""
-    run.write_shard(folder / "pairs" / "00000.parquet", staged.pairs)
+
+    def write(number: int, table: pa.Table) -> None:
+        run.write_shard(folder / "pairs" / f"{number:05d}.parquet", table)
+
+    staged = pairing.pair_and_stage(pairing.of_build(folder), settings, fitted, write, folder)
     run.write_shard(folder / "ledger" / "00000.parquet", _ledger(folder, staged.outcomes))
-
-
-def staged_pairs(scored: pa.Table, settings: Recipe, fitted: maps.Maps | None) -> stages.Staged:
-    """Return the pairs of scored rows, and every prompt's outcome: calibrate, pair, bound the gaps, stage."""
-    responses = calibrate.calibrate(scored, settings.weights, settings.measures, fitted)
-    paired = pairs.pair(responses, settings.pairing, settings.seed)
-    if settings.pairing.gap_resamples:
-        paired = paired._replace(pairs=gaps.with_intervals(paired.pairs, scored, responses, settings, fitted))
-    staged = stages.stage(paired.pairs, settings.staging, settings.seed)
-    return staged._replace(outcomes=paired.outcomes.update(staged.outcomes, on="prompt_id"))
+    return staged
 
 
 def _ledger(folder: Path, outcomes: pl.DataFrame) -> pa.Table:
@@ -313,7 +353,7 @@ def _ledger(folder: Path, outcomes: pl.DataFrame) -> pa.Table:
     failed = run.read_frame(folder, "responses", ["prompt_id", "failure", "failure_detail"]).drop_nulls("failure")
     known = pl.concat(
         [
-            outcomes.with_columns(detail=pl.lit(None, dtype=pl.String)),
+            outcomes,
             failed.rename({"failure": "outcome", "failure_detail": "detail"}),
         ]
     )

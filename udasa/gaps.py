@@ -13,8 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from udasa.backends import Floats, stable_hash
-from udasa.calibrate import Curve, curves
-from udasa.maps import Maps, used
+from udasa.calibrate import Curve
+from udasa.maps import used
 from udasa.recipe import Recipe
 from udasa.statistics import hull
 
@@ -41,7 +41,7 @@ class _Block(NamedTuple):
 
 
 def with_intervals(
-    pairs: pl.DataFrame, scored: pa.Table, responses: pl.DataFrame, settings: Recipe, maps: Maps | None
+    pairs: pl.DataFrame, scored: pa.Table, shapes: Mapping[str, Curve], settings: Recipe
 ) -> pl.DataFrame:
     """Return the pairs with `gap_low` and `gap_high`.
 
@@ -59,13 +59,11 @@ def with_intervals(
     Args:
         pairs: as `udasa.pairs.pair` returns them.
         scored: `schema.SCORED`, with every prompt of the pairs.
-        responses: the same as `calibrate` returns it.
+        shapes: the maps of the whole build, from `udasa.calibrate.curves`.
         settings: the recipe.
-        maps: those of the recipe; None: ranks.
     """
     if pairs.is_empty():
         return pairs
-    shapes = curves(responses, settings.weights, settings.measures, maps)
     measures = used(settings.measures, settings.weights)
     weights = {dimension: float(getattr(settings.weights, dimension)) for dimension in measures}
     found: dict[str, tuple[float, float]] = {}

@@ -10,7 +10,7 @@ import numpy as np
 
 from udasa import agreement, uncertainty
 from udasa.agreement import Estimate
-from udasa.backends import Exchange, Floats, Judge, Message, Report, ignore
+from udasa.backends import Exchange, Floats, Judge, Message, Report, all_answered, ignore
 from udasa.errors import UserError
 from udasa.ratings import HARMFUL, Ratings
 
@@ -48,7 +48,7 @@ def several_raters(ratings: Ratings, limit: int | None = None) -> Ratings:
 def ask(judge: Judge, ratings: Ratings, report: Report = ignore) -> Floats:
     """Return the judge's answers about each rated response, shape (n, principles, 2)."""
     exchanges = [Exchange([Message(role="user", content=row.prompt)], row.response) for row in ratings.rows]
-    return judge.judge(exchanges, report)
+    return all_answered(judge.judge(exchanges, report))
 
 
 def audit(acceptable: Floats, ratings: Ratings) -> Audit:

@@ -1,16 +1,18 @@
-"""Answered entailment questions, kept on disk by the digest of who answered and what was asked.
+"""What models answered, kept on disk by the digest of who answered and what was asked.
 
-One SQLite file. Each block of questions that went to the entailer together is one transaction, so a kill loses the
-block that was being written and nothing else. Values are 8-byte floats, exactly as they were computed.
+One SQLite file with two tables. `Memory` holds entailment: each block of questions that went to the entailer together
+is one transaction, so a kill loses the block that was being written and nothing else. `Replies` holds what servers were
+asked for, each request by itself. Numbers are 8-byte floats, exactly as they were computed.
 """
 
 import errno
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,20 +36,20 @@ CREATE TABLE IF NOT EXISTS answers (
     PRIMARY KEY (block, place)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_pair ON answers (pair);
+CREATE TABLE IF NOT EXISTS replies (request BLOB PRIMARY KEY, reply TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
-class Memory:
-    """The answers of one entailer in one file; several entailers and several processes may share the file."""
+class _Store:
+    """The file; several models and several processes may share it."""
 
-    def __init__(self, path: Path, entailer: str) -> None:
-        """`entailer`: everything that its answers depend on, beside the texts.
+    def __init__(self, path: Path) -> None:
+        """Make the file, or check the one that is there.
 
         Raises:
-            UserError: the file is not a memory, is damaged, or has another layout.
+            UserError: it is not a memory, is damaged, or has another layout.
         """
         self.path = path
-        self.entailer = entailer
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._file() as file:
             found = file.execute("PRAGMA user_version").fetchone()[0]
@@ -57,6 +59,38 @@ class Memory:
                     "Delete it; the questions will be asked again."
                 )
             file.executescript(f"{_SCHEMA} PRAGMA user_version = {FORMAT};")
+
+    @contextmanager
+    def _file(self) -> Iterator[sqlite3.Connection]:
+        """Open the file for one transaction: all of it happens, or nothing.
+
+        Raises:
+            OSError: the disk is full, or fails.
+            UserError: the file cannot be used.
+        """
+        try:
+            file = sqlite3.connect(self.path, timeout=_PATIENCE)
+            try:
+                with file:
+                    yield file
+            finally:
+                file.close()
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+                raise OSError(errno.EIO, str(error), str(self.path)) from error
+            raise UserError(
+                f"The stored answers in {self.path} cannot be used: {error}. If no other process holds the file, "
+                "delete it; the questions will be asked again."
+            ) from error
+
+
+class Memory(_Store):
+    """The answers of one entailer."""
+
+    def __init__(self, path: Path, entailer: str) -> None:
+        """`entailer`: everything that its answers depend on, beside the texts."""
+        super().__init__(path)
+        self.entailer = entailer
 
     def block(self, pairs: Sequence[Pair]) -> Floats | None:
         """Return the answers of exactly these questions asked together, shape (n, 3), or None."""
@@ -97,29 +131,6 @@ class Memory:
     def _block(self, pairs: Sequence[Pair]) -> bytes:
         return _digest(self.entailer, *(text for pair in pairs for text in pair))
 
-    @contextmanager
-    def _file(self) -> Iterator[sqlite3.Connection]:
-        """Open the file for one transaction: all of it happens, or nothing.
-
-        Raises:
-            OSError: the disk is full, or fails.
-            UserError: the file cannot be used.
-        """
-        try:
-            file = sqlite3.connect(self.path, timeout=_PATIENCE)
-            try:
-                with file:
-                    yield file
-            finally:
-                file.close()
-        except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-                raise OSError(errno.EIO, str(error), str(self.path)) from error
-            raise UserError(
-                f"The stored answers in {self.path} cannot be used: {error}. If no other process holds the file, "
-                "delete it; the questions will be asked again."
-            ) from error
-
     def _checked(self, rows: Sequence[tuple[float, ...]], count: int) -> Floats:
         values = np.array(rows, dtype=np.float64)
         if len(values) != count or not np.allclose(values.sum(axis=1), 1.0, atol=1e-4) or values.min() < 0:
@@ -128,6 +139,28 @@ class Memory:
                 "Delete the file; the questions will be asked again."
             )
         return values
+
+
+class Replies(_Store):
+    """What servers replied, as JSON, by everything that was sent."""
+
+    def find(self, requests: Iterable[str]) -> dict[str, Any]:
+        """Return the replies to those requests that were ever answered."""
+        digests = {_digest(request): request for request in requests}
+        keys = list(digests)
+        found: dict[str, Any] = {}
+        with self._file() as file:
+            for start in range(0, len(keys), _AT_ONCE):
+                some = keys[start : start + _AT_ONCE]
+                marks = ", ".join("?" * len(some))
+                query = f"SELECT request, reply FROM replies WHERE request IN ({marks})"
+                found |= {digests[digest]: json.loads(reply) for digest, reply in file.execute(query, some)}
+        return found
+
+    def add(self, request: str, reply: Any) -> None:
+        """Keep the reply to a request."""
+        with self._file() as file:
+            file.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (_digest(request), json.dumps(reply)))
 
 
 def _digest(*parts: str) -> bytes:

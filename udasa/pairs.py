@@ -11,19 +11,28 @@ from udasa import schema
 from udasa.backends import stable_hash
 from udasa.recipe import Pairing
 
+COLUMNS = ("prompt_id", "messages", "task", "domain", "source", "license")
+"""What pairing reads of a scored row."""
+FIELDS = ("response_id", "text", "finish_reason", "judge_failure", *schema.SCORES)
+"""What it reads of a response, beside u."""
+
 
 class Paired(NamedTuple):
     """The pairs (without stage, split and intervals) and each prompt's outcome."""
 
     pairs: pl.DataFrame
     outcomes: pl.DataFrame
-    """prompt_id, outcome: one row per scored prompt."""
+    """prompt_id, outcome, detail: one row per scored prompt."""
 
 
 def pair(responses: pl.DataFrame, pairing: Pairing, seed: int) -> Paired:
-    """Pick chosen and rejected of every prompt; `responses` as `udasa.calibrate` returns them."""
+    """Pick chosen and rejected of every prompt; `responses` as `udasa.calibrate` returns them.
+
+    A prompt of which one response could not be judged makes no pair: the response might have been either side.
+    """
     rows = responses.with_columns(normal=normal(pl.col("text"))).with_columns(complete=_complete(pairing))
-    usable = rows.filter(pl.col("complete") & pl.col("u").is_not_null())
+    judged = rows.join(rows.drop_nulls("judge_failure").select("prompt_id"), on="prompt_id", how="anti")
+    usable = judged.filter(pl.col("complete") & pl.col("u").is_not_null())
     chosen = (
         usable.filter(pl.col("value_risk") <= pairing.risk_ceiling)
         .sort("prompt_id", "u", "response_id")
@@ -80,7 +89,7 @@ def _join(chosen: pl.DataFrame, rejected: pl.DataFrame) -> pl.DataFrame:
         columns = {f"{side}_text": "text", f"{side}_id": "response_id", f"u_{side}": "u"}
         columns |= {f"{side}_{name}": name for name in schema.SCORES}
         sides.append(frame.select("prompt_id", **{new: pl.col(old) for new, old in columns.items()}))
-    about = chosen.select("prompt_id", "messages", "task", "domain", "source", "license")
+    about = chosen.select(COLUMNS)
     pairs = about.join(sides[0], on="prompt_id", validate="1:1").join(sides[1], on="prompt_id", validate="1:1")
     unknown = pl.lit(None, dtype=pl.Float64)
     gap = pl.col("u_rejected") - pl.col("u_chosen")
@@ -96,6 +105,7 @@ def _outcomes(
         num_complete=complete.sum(),
         num_texts=pl.col("normal").filter(complete).n_unique(),
         num_usable=(complete & pl.col("u").is_not_null()).sum(),
+        detail=pl.col("judge_failure").drop_nulls().first(),
     )
 
     def among(frame: pl.DataFrame) -> pl.Expr:
@@ -104,6 +114,8 @@ def _outcomes(
     outcome = (
         pl.when(among(rejected))
         .then(pl.lit("paired"))
+        .when(pl.col("detail").is_not_null())
+        .then(pl.lit("judge-error"))
         .when(pl.col("num_complete") < 2)
         .then(pl.lit("empty-or-truncated"))
         .when(pl.col("num_texts") < 2)
@@ -116,4 +128,6 @@ def _outcomes(
         .then(pl.lit("no-suboptimal-response"))
         .otherwise(pl.lit("tie"))
     )
-    return facts.select("prompt_id", outcome=outcome).sort("prompt_id")
+    return (
+        facts.select("prompt_id", "detail", outcome=outcome).select("prompt_id", "outcome", "detail").sort("prompt_id")
+    )

@@ -176,13 +176,24 @@ def _read(source: Source) -> _Read:
 
         data = load_dataset(source.dataset, source.config, split=source.split, revision=source.revision)
         frame = data.to_polars()
-        return _Read(frame.to_dicts(), frame.columns, str(source.revision))
+        return _Read(frame.to_dicts(), frame.columns, source_revision(source))
+    revision = source_revision(source)
+    lines = read_rows(source.name, bundled_path(source.path or ""))
+    return _Read(lines, list(dict.fromkeys(key for line in lines for key in line)), revision)
+
+
+def source_revision(source: Source) -> str:
+    """Return the Hub commit of a source, or the sha256 of its file.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if source.dataset is not None:
+        return str(source.revision)
     path = bundled_path(source.path or "")
     if not path.is_file():
         raise UserError(f"Source '{source.name}': there is no file at {path}. Give a .jsonl, .parquet or .csv file.")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    lines = read_rows(source.name, path)
-    return _Read(lines, list(dict.fromkeys(key for line in lines for key in line)), f"sha256:{digest}")
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
 def read_rows(name: str, path: Path) -> list[dict[str, Any]]:

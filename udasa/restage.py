@@ -38,21 +38,9 @@ def restage(build: Path, folder: Path, settings: Recipe | None = None) -> Path:
     flow.claim(folder, settings)
     for name in ("prompts", "dropped", "responses", "scored"):
         for shard in run.shard_paths(build, name):
-            for source in (shard, shard.with_suffix(".done")):  # the marker last
-                _link(source, folder / name / source.name)
+            run.link_shard(shard, folder / name / shard.name)
     for name in ("models.json", planted.FILE):
         if (build / name).is_file():
-            _link(build / name, folder / name)
+            run.link(build / name, folder / name)
     flow.pair_and_stage(settings, folder)
     return folder
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second name; copy it where the file system cannot. A file that is there is kept."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        return
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        run.write_file(target, source.read_bytes())

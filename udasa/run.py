@@ -90,7 +90,7 @@ def unfinished_shards(folder: Path, source: str, name: str) -> list[Path]:
 
 def work(folder: Path, source: str, name: str, apply: Apply, shard: str, report: Report = ignore) -> int:
     """Apply a step to one shard and write the result, as every runner does; returns the shard's rows."""
-    table = pq.read_table(folder / source / shard)
+    table = read_parquet(folder / source / shard)
     write_shard(folder / name / shard, apply(table, report))
     rows: int = table.num_rows
     return rows
@@ -107,8 +107,10 @@ def read(folder: Path, name: str, columns: Sequence[str] | None = None) -> pa.Ta
 
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return one parquet file as a table; its folder's name is no column."""
-    return pq.read_table(path, columns=columns, partitioning=None)
+    """Return one parquet file as a table: all columns, or some; `responses.list.element.text` is a part of one."""
+    with pq.ParquetFile(path) as file:
+        table = file.read(columns=columns)
+    return table if columns is None else table.select(list(dict.fromkeys(name.split(".")[0] for name in columns)))
 
 
 def read_frame(folder: Path, name: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
@@ -196,3 +198,20 @@ def write_file(path: Path, payload: bytes) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def link_shard(source: Path, target: Path) -> None:
+    """Give a finished shard a second place, its marker last."""
+    for path in (source, source.with_suffix(".done")):
+        link(path, target.with_suffix(path.suffix))
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name; copy it where the file system cannot. A file that is there is kept."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        return
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        write_file(target, source.read_bytes())

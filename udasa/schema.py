@@ -4,7 +4,7 @@ One row is one prompt from `prompts` to `scored`; its K responses are a list of 
 preference pair. Higher uncertainty means more uncertain, in every column.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -101,6 +101,7 @@ _SCORED_RESPONSE = [
     pa.field("cluster", pa.int32()),
     *(pa.field(name, pa.float64()) for name in (*SCORES, *ESTIMATES)),
     pa.field("factual_reason", pa.string()),
+    pa.field("judge_failure", pa.string()),
     pa.field("claims", CLAIMS),
     pa.field("acceptable", pa.list_(pa.float64())),
     *(pa.field(name, pa.list_(pa.float64())) for name in EVIDENCE),
@@ -125,6 +126,16 @@ SCORED = pa.schema(
         *(pa.field(name, pa.float64()) for name in PROMPT_ESTIMATES),
     ]
 )
+
+
+def some_of_scored(columns: Sequence[str], fields: Sequence[str]) -> pa.Schema:
+    """Return `SCORED` with these columns alone, and with these fields of the responses (none: without responses)."""
+    found = [SCORED.field(name) for name in columns]
+    if fields:
+        response = SCORED.field("responses").type.value_type
+        found.append(_required("responses", pa.list_(pa.struct([response.field(name) for name in fields]))))
+    return pa.schema(found)
+
 
 PAIRS = pa.schema(
     [
@@ -165,6 +176,7 @@ OUTCOMES = {
     "near-duplicate-prompt": "a nearly identical prompt stands earlier in the sources (MinHash)",
     "context-too-long": "the prompt and its answer do not fit the policy's context",
     "engine-error": "the policy's engine gave no answer, after its own retries",
+    "judge-error": "a judge gave no answer about one of the responses, after its engine's own retries",
     "empty-or-truncated": "fewer than two responses are complete and not empty",
     "identical-responses": "fewer than two distinct texts among the complete responses",
     "no-score": "fewer than two responses have an uncertainty",

@@ -12,10 +12,14 @@ import pyarrow as pa
 import sentencex
 
 from udasa import schema, uncertainty
-from udasa.backends import Embedder, Entailer, Exchange, Floats, Judge, Report, ignore
+from udasa.backends import Embedder, Entailer, Exchange, Failure, Floats, Judge, Report, ignore
+from udasa.errors import UserError
 from udasa.memory import Memory
 from udasa.questions import Answers, Asker, before
 from udasa.refusals import OPENING
+
+Judgements = Mapping[tuple[str, str], Floats | Failure]
+"""What a judge says of each response, by (prompt_id, text)."""
 
 
 def claims(text: str) -> list[str]:
@@ -86,8 +90,12 @@ class Scorer:
         return answers.after(before(row["messages"], self.context))
 
 
-def _judgements(judge: Judge, rows: Sequence[Mapping[str, Any]], report: Report) -> dict[tuple[str, str], Floats]:
-    """Judge every distinct response once; keyed by (prompt_id, text). An empty response is not judged."""
+def _judgements(judge: Judge, rows: Sequence[Mapping[str, Any]], report: Report) -> Judgements:
+    """Judge every distinct response once; an empty response is not judged.
+
+    Raises:
+        UserError: the judge answered about none of them: it is down, and the responses are not to blame.
+    """
     exchanges = {
         (row["prompt_id"], r["text"]): Exchange(row["messages"], r["text"])
         for row in rows
@@ -95,14 +103,21 @@ def _judgements(judge: Judge, rows: Sequence[Mapping[str, Any]], report: Report)
         if r["text"]
     }
     share = _share(report, len(rows), len(exchanges))
-    return dict(zip(exchanges, judge.judge(list(exchanges.values()), share), strict=True))
+    found = dict(zip(exchanges, judge.judge(list(exchanges.values()), share), strict=True))
+    failed = [one for one in found.values() if isinstance(one, Failure)]
+    if failed and len(failed) == len(found):
+        raise UserError(
+            f"The judge answered about none of the {len(found)} responses of a shard; the first error: "
+            f"{failed[0].detail}. Mend the engine, and run the same command again to go on."
+        )
+    return found
 
 
 def _score(
     row: Mapping[str, Any],
     ask: Answers,
-    acceptable: Mapping[tuple[str, str], Floats],
-    true: Mapping[tuple[str, str], Floats],
+    acceptable: Judgements,
+    true: Judgements,
     vectors: Mapping[str, Floats] | None,
     clustering: uncertainty.Rule,
 ) -> dict[str, Any]:
@@ -126,12 +141,11 @@ def _score(
         "responses": [
             {
                 **response,
-                "p_true": _p_true(true.get((row["prompt_id"], response["text"]))),
+                **_judged(*(some.get((row["prompt_id"], response["text"])) for some in (acceptable, true))),
                 "negative_logprob_mean": uncertainty.negative_logprob(response["logprob_mean"]),
                 "negative_logprob_sum": uncertainty.negative_logprob(response["logprob_sum"]),
                 **{name: values[i] for name, values in columns.items()},
                 **_factual(i, texts, ask),
-                **_value(acceptable.get((row["prompt_id"], response["text"]))),
             }
             for i, response in enumerate(row["responses"])
         ],
@@ -215,6 +229,16 @@ def _no_claim(text: str) -> str:
     if not text.strip():
         return "no-text"
     return "refusal" if any(c.isalpha() for c in text) else "no-claim"
+
+
+def _judged(acceptable: Floats | Failure | None, true: Floats | Failure | None) -> dict[str, Any]:
+    """Return what both judges say; what one did not answer is null, with the reason."""
+    failed = [one for one in (acceptable, true) if isinstance(one, Failure)]
+    return {
+        **_value(None if isinstance(acceptable, Failure) else acceptable),
+        "p_true": _p_true(None if isinstance(true, Failure) else true),
+        "judge_failure": f"{failed[0].reason}: {failed[0].detail}" if failed else None,
+    }
 
 
 def _value(acceptable: Floats | None) -> dict[str, Any]:

@@ -26,21 +26,21 @@ class Staged(NamedTuple):
     """prompt_id, outcome: one row per pair that came in; `paired`, or why it was dropped here."""
 
 
-def stage(pairs: pl.DataFrame, staging: Staging, seed: int) -> Staged:
+def stage(pairs: pl.DataFrame, staging: Staging, seed: int, bounds: Thresholds | None = None) -> Staged:
     """Sort pairs into conservative (largest gaps), moderate and exploratory, and split them by prompt.
 
     With `staging.abstain`, a pair is dropped when the ends of its gap's interval fall into different stages. Terciles
     are of all pairs that came in, before any is dropped: else the thresholds would move with each drop, and new pairs
     would straddle the moved ones. So the stages that remain are no longer of equal size. A pair without an interval
-    stays.
+    stays. `bounds`: the thresholds of a build of which these pairs are a part; None: they are all of it.
     """
-    thresholds = Thresholds(*staging.thresholds) if staging.thresholds else terciles(pairs["gap"])
-    kept = pairs.filter(~straddles(thresholds)) if staging.abstain else pairs
+    found = bounds or thresholds(pairs["gap"], staging)
+    kept = pairs.filter(~straddles(found)) if staging.abstain else pairs
     finished = kept.with_columns(
         prompt=pl.col("messages"),
         chosen=_reply("chosen_text"),
         rejected=_reply("rejected_text"),
-        stage=stage_of("gap", thresholds),
+        stage=stage_of("gap", found),
         split=pl.Series(
             [split(prompt_id, staging.test_share, seed) for prompt_id in kept["prompt_id"]], dtype=pl.String
         ),
@@ -50,7 +50,12 @@ def stage(pairs: pl.DataFrame, staging: Staging, seed: int) -> Staged:
         "prompt_id", outcome=pl.when(stays).then(pl.lit("paired")).otherwise(pl.lit("gap-straddles-threshold"))
     )
     table = finished.select(schema.PAIRS.names).to_arrow(compat_level=pl.CompatLevel.oldest())
-    return Staged(schema.conform(table, schema.PAIRS), thresholds, outcomes)
+    return Staged(schema.conform(table, schema.PAIRS), found, outcomes)
+
+
+def thresholds(gaps: pl.Series, staging: Staging) -> Thresholds:
+    """Return the thresholds of a build with these gaps: those of the recipe, or terciles."""
+    return Thresholds(*staging.thresholds) if staging.thresholds else terciles(gaps)
 
 
 def stage_of(column: str, thresholds: Thresholds) -> pl.Expr:

@@ -8,9 +8,10 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from udasa import flow, maps, recipe, run, schema
+from udasa import maps, recipe, run, schema
 from udasa.calibrate import calibrate
 from udasa.errors import UserError
+from udasa.pairing import of_table, pair_and_stage
 from udasa.pairs import normal
 from udasa.recipe import Recipe
 from udasa.statistics import Estimate, share, spearman
@@ -71,14 +72,15 @@ class Side:
     def made(cls, scored: pa.Table, settings: Recipe, fitted: maps.Maps | None) -> "Side":
         """Pair and stage scored rows."""
         responses = calibrate(scored, settings.weights, settings.measures, fitted)
-        staged = flow.staged_pairs(scored, settings, fitted)
-        table = pl.DataFrame(pl.from_arrow(staged.pairs))
+        made: list[pa.Table] = []
+        staged = pair_and_stage(of_table(scored), settings, fitted, lambda _, some: made.append(some))
+        table = pl.DataFrame(pl.from_arrow(pa.concat_tables(made)))
         text = {side: pl.col(side).list.first().struct.field("content") for side in ("chosen", "rejected")}
         pairs = table.select("prompt_id", "gap", "stage", **{side: normal(expr) for side, expr in text.items()})
         known = responses.filter(pl.col("u").is_not_null()).group_by("prompt_id", text=normal(pl.col("text")))
         per_prompt = responses.group_by("prompt_id").agg(pl.col("semantic_entropy").first(), mean_u=pl.col("u").mean())
         return cls(
-            prompts=dict(staged.outcomes.iter_rows()),
+            prompts=dict(staged.outcomes.select("prompt_id", "outcome").iter_rows()),
             pairs={row["prompt_id"]: row for row in pairs.iter_rows(named=True)},
             u={(prompt, text): u for prompt, text, u in known.agg(pl.col("u").mean()).iter_rows()},
             per_prompt=per_prompt.join(pairs.select("prompt_id", "gap"), on="prompt_id", how="left"),

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from udasa.backends import (
     OPTIONS,
@@ -11,6 +10,7 @@ from udasa.backends import (
     Entailer,
     Identity,
     Judge,
+    Kind,
     ModelSpec,
     Principle,
     Runtime,
@@ -51,10 +51,12 @@ def make_sampler(spec: ModelSpec, sampling: Sampling) -> Sampler:
     return HFSampler(*load_causal_lm(spec), sampling, spec.batch_tokens)
 
 
-def make_entailer(
-    spec: ModelSpec, kind: Literal["nli", "similarity"], same_meaning: float, runtime: Runtime = "torch"
-) -> Entailer:
-    """Load a three-way NLI cross-encoder, or a sentence embedder as a similarity kernel."""
+def make_entailer(spec: ModelSpec, kind: Kind, same_meaning: float, runtime: Runtime = "torch") -> Entailer:
+    """Load a three-way NLI cross-encoder, a sentence embedder as a similarity kernel, or a language model to ask."""
+    if kind == "prompted":
+        from udasa.backends_hf.judge import HFPromptedEntailer
+
+        return HFPromptedEntailer(*load_causal_lm(spec), spec.batch_tokens)
     from udasa.backends_hf.entailers import NLIEntailer, SimilarityEntailer
 
     if runtime == "onnx-int8":

@@ -1,7 +1,10 @@
-"""Exchanges x principles -> P(acceptable), read from the next token's probabilities in both option orders.
+"""A language model's answers, read from the next token's probabilities: as a judge, and as an entailer.
 
-The questions about one response differ only in their last lines, so prompt and response run through the model once,
-and their key-value cache is shared by all questions.
+exchanges x principles -> P(acceptable), in both option orders
+pairs of texts -> P(entailment), P(neutral), P(contradiction)
+
+The questions about one text differ only in their last lines, so the text runs through the model once, and its
+key-value cache is shared by all questions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,6 +15,8 @@ import torch
 from transformers import DynamicCache
 
 from udasa.backends import (
+    NLI_OPTIONS,
+    NLI_QUESTION,
     Exchange,
     Floats,
     Principle,
@@ -19,6 +24,7 @@ from udasa.backends import (
     ignore,
     judge_context,
     judge_questions,
+    nli_context,
 )
 from udasa.backends_hf.batches import batches
 from udasa.backends_hf.cache import cache_argument, positions
@@ -33,18 +39,18 @@ _CACHE_FACTOR = 4
 """Cached tokens allowed in a batch, as a multiple of the tokens of one forward pass."""
 
 
-class HFJudge:
-    """A chat model that reads a constitution."""
+class _Reader:
+    """A chat model that is asked the same questions about every text."""
 
     def __init__(
         self,
         model: "PreTrainedModel",
         tokenizer: "PreTrainedTokenizerBase",
-        principles: Sequence[Principle],
+        questions: Sequence[str],
         batch_tokens: int,
-        options: tuple[str, str],
+        options: Sequence[str],
     ) -> None:
-        """Tokenise the questions; the first of the two options is the one whose probability is returned.
+        """Tokenise the questions.
 
         Raises:
             UserError: an option is not one token of the model.
@@ -54,19 +60,19 @@ class HFJudge:
         self.batch_tokens = batch_tokens
         self.options = [self._option(word, options) for word in options]
         tail = self._template("")[1]
-        self.questions = [self._ids(question + tail) for question in judge_questions(principles, options)]
+        self.questions = [self._ids(question + tail) for question in questions]
 
-    def judge(self, exchanges: Sequence[Exchange], report: Report = ignore) -> Floats:
-        """See `Judge.judge`."""
-        contexts = [self._ids(self._template(judge_context(exchange))[0]) for exchange in exchanges]
-        yes = np.empty((len(exchanges), len(self.questions)))
+    def shares(self, texts: Sequence[str], report: Report) -> Floats:
+        """Return each option's share of the options' probability, shape (texts, questions, options)."""
+        contexts = [self._ids(self._template(text)[0]) for text in texts]
+        found = np.empty((len(texts), len(self.questions), len(self.options)))
         for rows in self._batches([len(ids) for ids in contexts]):
-            yes[rows] = self._yes([contexts[i] for i in rows])
+            found[rows] = self._shares([contexts[i] for i in rows])
             report(len(rows))
-        return yes.reshape(len(exchanges), -1, 2)
+        return found
 
-    def _yes(self, contexts: list[list[int]]) -> Floats:
-        """Return the first option's share of both options' probability, shape (contexts, questions)."""
+    def _shares(self, contexts: list[list[int]]) -> Floats:
+        """Do what `shares` does, in one batch of tokens."""
         device = self.model.device
         heads = self._pad(contexts)
         tails = self._pad(self.questions)
@@ -90,8 +96,8 @@ class HFJudge:
                 logits_to_keep=1,
                 **{cache_argument(self.model): cache},
             ).logits[:, -1, self.options]
-        probability: Floats = torch.softmax(logits.double().to(device), dim=-1)[:, 0].cpu().numpy()
-        return probability.reshape(rows, num_questions)
+        probability: Floats = torch.softmax(logits.double().to(device), dim=-1).cpu().numpy()
+        return probability.reshape(rows, num_questions, -1)
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Group contexts, longest first, within the token budgets of the forward pass and of the cache."""
@@ -119,11 +125,42 @@ class HFJudge:
         """Pad on the left, so that the last column is every row's last token."""
         return self.tokenizer.pad({"input_ids": rows}, return_tensors="pt", padding_side="left").to(self.model.device)
 
-    def _option(self, word: str, options: tuple[str, str]) -> int:
+    def _option(self, word: str, options: Sequence[str]) -> int:
         ids = self._ids(word)
         if len(ids) != 1:
             raise UserError(
-                f"The judge's tokenizer splits the option '{word}' into {len(ids)} tokens, so its probability cannot "
-                f"be read. Use a judge model whose vocabulary has {' and '.join(options)} as single tokens."
+                f"The model's tokenizer splits the option '{word}' into {len(ids)} tokens, so its probability cannot "
+                f"be read. Use a model whose vocabulary has {' and '.join(options)} as single tokens."
             )
         return ids[0]
+
+
+class HFJudge(_Reader):
+    """Reads a constitution."""
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        principles: Sequence[Principle],
+        batch_tokens: int,
+        options: tuple[str, str],
+    ) -> None:
+        """See `_Reader`; the first of the two options is the one whose probability is returned."""
+        super().__init__(model, tokenizer, judge_questions(principles, options), batch_tokens, options)
+
+    def judge(self, exchanges: Sequence[Exchange], report: Report = ignore) -> Floats:
+        """See `Judge.judge`."""
+        shares = self.shares([judge_context(exchange) for exchange in exchanges], report)
+        return shares[..., 0].reshape(len(exchanges), -1, 2)
+
+
+class HFPromptedEntailer(_Reader):
+    """Asks whether one text follows from another."""
+
+    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch_tokens: int) -> None:
+        super().__init__(model, tokenizer, [NLI_QUESTION], batch_tokens, NLI_OPTIONS)
+
+    def entail(self, pairs: Sequence[tuple[str, str]], report: Report = ignore) -> Floats:
+        """See `Entailer.entail`."""
+        return self.shares([nli_context(*pair) for pair in pairs], report)[:, 0]

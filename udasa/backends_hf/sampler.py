@@ -1,13 +1,20 @@
 """Chat prompts -> K responses with their log-probabilities, each drawn by its own seed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
-from udasa.backends import Failure, Message, Report, Response, Sampling, ignore
+from udasa.backends import Failure, Message, Report, Response, Sampling, ignore, make_response, stop_place
 from udasa.backends_hf.batches import batches_by_length
 from udasa.backends_hf.cache import cache_argument, positions
 
@@ -48,6 +55,23 @@ def _nucleus(probs: torch.Tensor, top_p: float) -> torch.Tensor:
     ranked, order = probs.sort(dim=-1, descending=True)
     keep = ranked.cumsum(dim=-1) - ranked < top_p
     return torch.zeros_like(probs).scatter_(1, order, ranked * keep)
+
+
+class StopTexts(StoppingCriteria):
+    """Ends a row whose new text has a stop text; transformers' own criterion would read the prompt's end too."""
+
+    def __init__(self, text: Callable[[torch.Tensor], str], stop: Sequence[str], start: int) -> None:
+        """Read new text after the first `start` tokens, the prompts."""
+        self.text = text
+        self.stop = stop
+        self.start = start
+        self.reach = max(len(one.encode()) for one in stop) + 1
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        """Say which rows have ended, shape (rows,); only as many tokens are read as a stop text can have."""
+        tails = input_ids[:, max(self.start, input_ids.shape[1] - self.reach) :]
+        ended = [stop_place(self.text(row), self.stop) is not None for row in tails]
+        return torch.tensor(ended, device=input_ids.device)
 
 
 class HFSampler:
@@ -130,6 +154,7 @@ class HFSampler:
                 **{cache_argument(self.model): cache},
                 generation_config=GenerationConfig(max_new_tokens=steps, do_sample=False, num_beams=1),
                 logits_processor=LogitsProcessorList([choice]),
+                stopping_criteria=self._stopping(batch["input_ids"].shape[1]),
             )
         tokens = sequences[:, batch["input_ids"].shape[1] :].cpu()
         logprobs = torch.stack(choice.logprobs, dim=1).double().cpu()
@@ -142,10 +167,21 @@ class HFSampler:
         self.model(**heads, position_ids=positions(heads), logits_to_keep=1, **{cache_argument(self.model): cache})
         return cache
 
+    def _stopping(self, start: int) -> StoppingCriteriaList:
+        stop = self.sampling.stop
+        return StoppingCriteriaList([StopTexts(self._text, stop, start)] if stop else [])
+
     def _response(self, tokens: torch.Tensor, logprobs: torch.Tensor, seed: int) -> Response:
-        """Cut a row at its end token; the end token counts, since it was sampled too."""
+        """Cut a row at its end token, which counts, since it was sampled too; or before a stop text."""
         ends = torch.isin(tokens, torch.tensor(self.model.generation_config.eos_token_id)).nonzero()
         num_tokens = int(ends[0]) + 1 if len(ends) else len(tokens)
-        total = float(logprobs[:num_tokens].sum())
-        text = self.tokenizer.decode(tokens[:num_tokens], skip_special_tokens=True).strip()
-        return Response(text, num_tokens, total, total / num_tokens, "stop" if len(ends) else "length", seed)
+        text = self._text(tokens[:num_tokens])
+        place = stop_place(text, self.sampling.stop)
+        if place is None:
+            return make_response(text, logprobs[:num_tokens].tolist(), seed, cut=not len(ends))
+        kept = next(n for n in range(num_tokens + 1) if self._text(tokens[:n]).startswith(text[:place]))
+        return make_response(text[:place], logprobs[:kept].tolist(), seed)
+
+    def _text(self, tokens: torch.Tensor) -> str:
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return text

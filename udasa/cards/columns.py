@@ -69,6 +69,7 @@ MEANINGS = {
     "negative_logprob_sum": ("negative log-probability of the answer", "nats"),
     "lexical_dissimilarity": ("1 − mean ROUGE-L with the other answers", "0 to 1"),
     "factual_reason": ("why the answer has no factual uncertainty", ""),
+    "judge_failure": ("why a judge gave no answer about this one; null where it did, or there is no text", ""),
     "claims": ("the claiming sentences, each with how little the other answers support it", "0 to 1"),
     "acceptable": ("the judge's probability that the answer is acceptable, by principle", "probability, 0 to 1"),
     "agreement": ("how far every answer to the prompt, in order, means what this one means", "0 to 1"),

@@ -106,6 +106,9 @@ def build(
     answers: Annotated[
         Path | None, typer.Option(help="File of remembered entailment answers; by default one inside the build.")
     ] = None,
+    reuse: Annotated[
+        Path | None, typer.Option(help="Another build: take over every shard of it that would come out the same.")
+    ] = None,
     runner: Annotated[RunnerName, typer.Option(help="Where the steps that hold models run.")] = RunnerName.local,
     ray_address: Annotated[str | None, typer.Option(help="A Ray cluster to join (host:port or auto).")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Sample shards again in which an engine gave no answer.")] = False,
@@ -125,7 +128,7 @@ def build(
     if retry_failed:
         flow.forget_failures(output)
     display = Display(as_json)
-    flow.build(settings, output, display.progress, answers, runner.value, ray_address, budget, display.watch)
+    flow.build(settings, output, display.progress, answers, runner.value, ray_address, budget, display.watch, reuse)
     actual = plans.actual(output)
     if as_json:
         emit(build=str(output), actual=actual)

@@ -64,9 +64,18 @@ def digest(path: str | None) -> str | None:
 
 
 def ask(questions: list[dict[str, Any]], score: Apply) -> dict[str, Any]:
-    """Score the questions and return the answers: per question the uncertainty, the sets, and the risk of both."""
+    """Score the questions and return the answers: per question the uncertainty, the sets, and the risk of both.
+
+    Raises:
+        UserError: the judge left one without an answer.
+    """
     scored = pl.DataFrame(pl.from_arrow(score(_table(questions), ignore)))
     by_id = {row["prompt_id"]: row for row in scored.to_dicts()}
+    if failed := [r["judge_failure"] for row in by_id.values() for r in row["responses"] if r["judge_failure"]]:
+        raise UserError(
+            f"The judge left {len(failed)} of {2 * len(by_id)} planted replies without an answer; the first: "
+            f"{failed[0]}. Nothing was sampled. Mend the engine, or ask none (planted.path = None)."
+        )
     return {question["id"]: _answer(question, by_id[question["id"]]) for question in questions}
 
 

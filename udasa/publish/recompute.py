@@ -84,8 +84,7 @@ def _rebuild(opened: Opened, folder: Path) -> Path:
     # A prompt that got no responses is not published: its line of the ledger joins those of the dropped rows.
     dropped = ledger.join(scored, on=["source", "source_row"], how="anti")
     run.write_shard(folder / "dropped" / "00000.parquet", _arrow(dropped, schema.LEDGER))
-    staged = flow.staged_pairs(run.read(folder, "scored"), settings, maps.recorded(opened.facts))
-    flow.write_staged(folder, staged)
+    staged = flow.write_staged(settings, folder, maps.recorded(opened.facts))
     summary = {key: opened.facts[key] for key in SUMMARY if key in opened.facts}
     run.write_file(folder / "build.json", _json({**summary, "thresholds": staged.thresholds._asdict()}))
     return folder

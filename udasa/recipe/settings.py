@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from udasa.backends import MEMBERS, STRICT, ModelSpec, Principle, Runtime, Sampling
+from udasa.backends import MEMBERS, STRICT, Kind, ModelSpec, Principle, Runtime, Sampling
 from udasa.limits import Lint, Planted
 from udasa.recipe.training import Training
 
@@ -65,9 +65,10 @@ class Entailment:
     """Who compares texts."""
 
     model: ModelSpec = NLI
-    """An NLI cross-encoder, or a sentence embedder for `similarity`."""
-    kind: Literal["nli", "similarity"] = "nli"
-    """`similarity` is the cosine of sentence embeddings: not entailment, and named so on the card."""
+    """An NLI cross-encoder, a sentence embedder for `similarity`, or a language model for `prompted`."""
+    kind: Kind = "nli"
+    """`similarity` is the cosine of sentence embeddings: not entailment, and named so on the card. `prompted` asks a
+    language model, on any engine, and reads the probabilities of three answers."""
     same_meaning: float = 0.8
     """The cosine at which two texts count as one meaning (`similarity` only)."""
     clustering: Literal["components", "first-representative", "strict", "loose"] = "components"
@@ -258,7 +259,7 @@ class Recipe:
     shard_size: int = 256
     """Prompts per shard."""
     max_failed: float = 0.05
-    """The build stops when more than this share of its prompts have no responses, for whatever reason."""
+    """The build stops when more than this share of its prompts have no responses, or no judgement of them."""
     seed: int = 0
     """Every random choice of the build hangs on it."""
     license: str = "apache-2.0"
