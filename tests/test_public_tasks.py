@@ -13,7 +13,7 @@ from tests.test_evaluate import SETUP
 from udasa import resources
 from udasa.backends import ModelSpec
 from udasa.errors import MissingExtraError, UserError
-from udasa.evaluate import evaluate, load, suite
+from udasa.evaluate import evaluate, hhh, load, sources, suite
 from udasa.evaluate.results import sha256
 from udasa.evaluate.tasks import bias, canary, ifeval, preferences, truth
 
@@ -323,6 +323,38 @@ def test_what_the_checks_need_is_named(monkeypatch):
 
 
 # The real files
+
+
+def rubric(query, reply):
+    return (
+        "###Task Description:\nGrade it.\n\n###The instruction to evaluate:\n"
+        f"{query}\n\n###Response to evaluate:\n{reply}\n\n###Score Rubrics:\n[Is it good?]\n\n###Feedback: "
+    )
+
+
+def wrapped(pairs):
+    return json.dumps([
+        {"source": pair["subset"], **{f"{side}_instruction": rubric(pair["query"], pair[side])
+                                      for side in ("chosen", "rejected")}}
+        for pair in pairs
+    ])  # fmt: skip
+
+
+def test_pairs_are_cut_out_of_a_rubric(data):
+    text = (data / sources.HHH).read_text(encoding="utf-8")
+    pairs = [json.loads(line) for line in text.splitlines()]
+    assert hhh.cut(wrapped(pairs)) == text
+    with pytest.raises(ValueError, match="instructions of pair 0 differ"):
+        hhh.cut(wrapped(pairs).replace("query 0", "query 9", 1))
+    with pytest.raises(ValueError, match="in this order"):
+        hhh.cut(json.dumps([{"source": "other", "chosen_instruction": "a", "rejected_instruction": "b"}]))
+
+
+@real
+def test_what_is_cut_out_has_the_sha256_that_is_expected():
+    text = (REAL / sources.HHH).read_text(encoding="utf-8")
+    made = hhh.cut(wrapped(json.loads(line) for line in text.splitlines()))
+    assert sha256(made.encode()) in sources.SOURCES["hhh_alignment"].files["hhh_alignment.jsonl"].sha256
 
 
 @real

@@ -57,6 +57,7 @@ class Source:
 _recorded: ContextVar[dict[str, str] | None] = ContextVar("_recorded", default=None)
 
 _GITHUB = "https://raw.githubusercontent.com"
+HHH = "hhh_alignment/hhh_alignment.jsonl"
 _BBQ = f"{_GITHUB}/nyu-mll/BBQ/bea11bd97d79217245b5871acd247b9d6eb24598/data"
 _FASTCHAT = f"{_GITHUB}/lm-sys/FastChat/0e6d3e4beaab66f4d3f93db72541a4abab8af28d/fastchat/llm_judge/data"
 _HARMBENCH = f"{_GITHUB}/centerforaisafety/HarmBench/8e1604d1171fe8a48d8febecd22f600e462bdcdd/data/behavior_datasets"
@@ -99,9 +100,9 @@ SOURCES: dict[str, Source] = {
             "hhh_alignment.jsonl": File(("48f59d23ce734f52fbf7855949159967611a88b1db483bd19e55245f3348885b",), None)
         },
         note=(
-            "The file was cut out of eval/benchmark/data/hhh_alignment_eval.json of github.com/prometheus-eval/"
-            "prometheus-eval at dcfb44272d5d0414832f5dbb8c2a05ebc2614234: a JSON line a pair with id, subset, query, "
-            "chosen, rejected."
+            f"It is made by `python -m udasa.evaluate.hhh hhh_alignment_eval.json DIR/{HHH}` of "
+            f"{_GITHUB}/prometheus-eval/prometheus-eval/dcfb44272d5d0414832f5dbb8c2a05ebc2614234/eval/benchmark/data/"
+            "hhh_alignment_eval.json."
         ),
     ),
     "hh_rlhf_harmless_test": Source(
@@ -286,7 +287,7 @@ def _from_hub(name: str, source: Source, file: File, path: Path | None) -> Path:
 
 def _where(name: str, source: Source, file: File) -> str:
     place = f"as DIR/{name}, and give --data DIR or set {MIRROR}=DIR"
-    return " ".join(filter(None, (f"Download {file.url or 'it'} {place}.", source.note)))
+    return " ".join(filter(None, (f"{f'Download {file.url}' if file.url else 'Put it'} {place}.", source.note)))
 
 
 def _sha256(path: Path) -> str:

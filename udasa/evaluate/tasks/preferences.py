@@ -9,11 +9,10 @@ from typing import Any
 
 from datasets import Dataset
 
-from udasa.evaluate.sources import rows
+from udasa.evaluate.sources import HHH, rows
 from udasa.evaluate.tasks import choices
 from udasa.evaluate.tasks.documents import Row, arrange, as_split, content_id, take
 
-HHH = "hhh_alignment/hhh_alignment.jsonl"
 HH_HARMLESS = "hh_rlhf_harmless_test/harmless-base_test.jsonl.gz"
 _USER, _ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
 
