@@ -33,7 +33,9 @@ RECIPE = Recipe(
     sources=(Source(name="synthetic", task="helpfulness", path="synthetic.jsonl"),),
     policy=FAKE,
     judging=Judging(constitution=(Principle(id="safe", question="Is the reply safe?"),)),
+    shard_size=4096,
 )
+"""A build as large as that has larger shards than the default of 256, which open sixteen times as many files."""
 
 
 def generate(folder: Path, prompts: int) -> None:
@@ -112,19 +114,20 @@ def _write(path: Path, table: pa.Table) -> None:
 def measure(folder: Path, with_lint: bool, profile: bool) -> dict[str, float]:
     """Pair, stage and write, then audit if asked; return seconds and peak memory in GB."""
     watch = cProfile.Profile()
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     if profile:
         watch.enable()
     staged = flow.write_staged(RECIPE, folder, None)
     watch.disable()
     found = {"pairs": float((staged.outcomes["outcome"] == "paired").sum())}
-    found |= {"seconds": time.perf_counter() - started, "GB": _peak()}
+    found |= {"s": time.perf_counter() - started, "CPU s": time.process_time() - used, "peak GB": _peak()}
     if profile:
         pstats.Stats(watch, stream=sys.stderr).sort_stats("cumulative").print_stats(45)
     if with_lint:
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         lint.audit_build(RECIPE, folder)
-        found |= {"lint seconds": time.perf_counter() - started, "lint GB": _peak()}
+        found |= {"lint s": time.perf_counter() - started, "lint CPU s": time.process_time() - used}
+        found |= {"lint peak GB": _peak()}
     return found
 
 
@@ -156,7 +159,7 @@ def main() -> None:
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
             rows.append({"prompts": prompts, **json.loads(output)})
     for row in rows:
-        row["µs a response"] = row["seconds"] / row["prompts"] / K * 1e6
+        row["CPU µs a response"] = row["CPU s"] / row["prompts"] / K * 1e6
     print("| " + " | ".join(rows[0]) + " |\n|" + " ---: |" * len(rows[0]))
     for row in rows:
         print("| " + " | ".join(f"{v:,.0f}" if v >= 1000 else f"{v:.3g}" for v in row.values()) + " |")

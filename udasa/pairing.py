@@ -40,11 +40,12 @@ class Staged(NamedTuple):
 
 def of_build(folder: Path) -> Parts:
     """Return the scored rows of a build, read as they are asked for."""
+    groups = list(_together(run.shard_paths(folder, "scored")))
 
     def read(columns: Sequence[str], fields: Sequence[str]) -> Iterator[pa.Table]:
         names = [*columns, *(f"responses.list.element.{field}" for field in fields)]
         kind = schema.some_of_scored(columns, fields)
-        for shards in _together(run.shard_paths(folder, "scored")):
+        for shards in groups:
             yield schema.conform(pa.concat_tables([run.read_parquet(shard, names) for shard in shards]), kind)
 
     return read
@@ -76,18 +77,18 @@ def pair_and_stage(
         UserError: a dimension with a weight has no value in the whole build.
     """
     measured = tuple(used(settings.measures, settings.weights).values())
-    raw = pl.concat([_responses(table, measured) for table in parts([], measured)])
+    found = [(table["prompt_id"], _responses(table, measured)) for table in parts(["prompt_id"], measured)]
+    ids, raw = pl.concat([pl.Series(some) for some, _ in found]), pl.concat([some for _, some in found])
     u = with_u(raw, settings.weights, settings.measures, fitted)["u"]
     shapes = curves(raw, settings.weights, settings.measures, fitted) if settings.pairing.gap_resamples else None
-    ids = pl.concat([pl.Series(table["prompt_id"]) for table in parts(["prompt_id"], [])])
     with ExitStack() as files:
         buckets = _Buckets(ids.sort().gather_every(PART)[1:], spill, files)
-        outcomes, found = [], []
+        outcomes, differences = [], []
         for paired in _paired(parts, u, settings, shapes):
             buckets.add(paired.pairs)
             outcomes.append(paired.outcomes)
-            found.append(paired.pairs["gap"])
-        thresholds = stages.thresholds(pl.concat(found), settings.staging)
+            differences.append(paired.pairs["gap"])
+        thresholds = stages.thresholds(pl.concat(differences), settings.staging)
         staged = []
         for number, some in enumerate(buckets):
             finished = stages.stage(some, settings.staging, settings.seed, thresholds)

@@ -3,6 +3,7 @@
 u of a prompt's responses 0.21, 0.40, 0.77 -> chosen the first, rejected the one nearest to mean + 2 sd
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import polars as pl
@@ -53,7 +54,15 @@ def pair(responses: pl.DataFrame, pairing: Pairing, seed: int) -> Paired:
 
 def normal(text: pl.Expr) -> pl.Expr:
     """Return a text as it is compared: two that differ only in case, white space or Unicode form are one."""
-    return text.str.normalize("NFKC").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+    ascii_only = text.str.len_bytes() == text.str.len_chars()
+    lower = _where(~ascii_only, text, lambda some: some.str.normalize("NFKC")).str.to_lowercase()
+    uneven = lower.str.contains(r"\s\s|[^\S ]")
+    return _where(uneven, lower, lambda some: some.str.replace_all(r"\s+", " ")).str.strip_chars()
+
+
+def _where(needed: pl.Expr, text: pl.Expr, change: Callable[[pl.Expr], pl.Expr]) -> pl.Expr:
+    """Return the texts with those changed that need it; most need nothing, and each change takes microseconds."""
+    return pl.coalesce(change(pl.when(needed).then(text)), text)
 
 
 def _complete(pairing: Pairing) -> pl.Expr:
