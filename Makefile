@@ -32,6 +32,11 @@ bench: $(READY)
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/int8.py
 	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/scale.py --lint
+	$(BIN)/python benchmarks/sampling.py
+	$(BIN)/python benchmarks/build.py models
+	$(BIN)/python benchmarks/build.py ray
+	$(BIN)/python benchmarks/order.py
 	$(BIN)/python benchmarks/train.py
 
 wheel: $(READY)
