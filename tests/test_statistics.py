@@ -123,3 +123,56 @@ def test_clusters_widen_the_interval_of_a_correlation() -> None:
     rows = np.repeat(rng.normal(size=(60, 2)), 5, axis=0) + rng.normal(scale=0.01, size=(300, 2))
     wide, narrow = (correlation(rows.tolist(), clusters) for clusters in ([str(i // 5) for i in range(300)], None))
     assert wide.high - wide.low > 1.8 * (narrow.high - narrow.low)
+
+
+# --- items x runs
+
+
+def change(values):
+    return statistics.crossed_change(np.zeros_like(values), values)
+
+
+def test_one_run_has_students_interval_over_the_items():
+    values = np.random.default_rng(0).normal(size=(12, 1))
+    found = change(values)
+    wanted = scipy.stats.t.interval(0.95, 11, loc=values.mean(), scale=scipy.stats.sem(values[:, 0]))
+    assert (found.low, found.high) == pytest.approx(wanted) and found.n == 12
+
+
+def test_runs_that_differ_alone_have_students_interval_over_the_runs():
+    runs = np.array([0.1, 0.4, 0.7])
+    found = statistics.crossed_level(np.tile(runs, (50, 1)) + 0.01)
+    wanted = scipy.stats.t.interval(0.95, 2, loc=0.41, scale=scipy.stats.sem(runs))
+    assert (found.low, found.high) == pytest.approx(wanted, rel=1e-6)
+
+
+def test_items_and_runs_in_any_order_give_one_interval():
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(9, 3))
+    turned = values[rng.permutation(9)][:, [2, 0, 1]]
+    for function in (statistics.crossed_level, change):
+        a, b = function(values), function(turned)
+        assert (a.value, a.low, a.high) == pytest.approx((b.value, b.low, b.high))
+
+
+def test_counts_that_do_not_change_still_have_an_interval():
+    still = change(np.zeros((8, 3)))
+    assert still.value == 0 and still.low < -0.1 and still.high > 0.1
+    right = statistics.crossed_level(np.ones((8, 3)))
+    assert right.value == right.high == 1 and right.low < 0.8
+    lengths = np.full((8, 3), 20.0)
+    assert statistics.crossed_change(lengths, lengths).high == 0, "a length is no count of right answers"
+    equal = change(np.full((8, 3), 0.3))
+    assert equal.low == pytest.approx(0.3) and equal.high == pytest.approx(0.3)
+    assert statistics.crossed_level(np.ones((1, 3))) == Estimate(value=None, low=None, high=None, n=1)
+
+
+@pytest.mark.parametrize(("item", "run"), [(1.0, 0.0), (1.0, 0.3), (0.3, 1.0), (0.0, 0.0)])
+def test_the_crossed_interval_covers_the_truth(item, run):
+    """Simulated: 12 items, 3 runs, noise of 0.5 and a mean of 0."""
+    rng, n, s, held = np.random.default_rng(5), 12, 3, 0
+    for _ in range(800):
+        values = item * rng.normal(size=(n, 1)) + run * rng.normal(size=(1, s)) + 0.5 * rng.normal(size=(n, s))
+        found = change(values)
+        held += found.low <= 0 <= found.high
+    assert held / 800 >= 0.93, held / 800

@@ -7,16 +7,19 @@ import sys
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from udasa.cli import audit, build, classifiers, evaluate, inspect, judge, lint, release, train
+from udasa.cli import audit, build, classifiers, evaluate, experiment, inspect, judge, lint, release, train
 from udasa.cli.terminal import app, err
 from udasa.errors import LimitError, MissingExtraError, UserError
 from udasa.log import BudgetError
 
-__all__ = ["app", "audit", "build", "classifiers", "evaluate", "inspect", "judge", "lint", "main", "release", "train"]
+__all__ = [
+    "app", "audit", "build", "classifiers", "evaluate", "experiment", "inspect", "judge", "lint", "main", "release",
+    "train",
+]  # fmt: skip
 
 _ORDER = (
     "demo", "plan", "build", "restage", "calibrate", "lint", "inspect", "publish", "verify", "diff", "rebuild", "card",
-    "train", "eval", "compare", "where",
+    "train", "experiment", "cycle", "eval", "compare", "where",
 )  # fmt: skip
 """The commands as `udasa --help` lists them: along the flow."""
 app.registered_commands.sort(key=lambda made: _ORDER.index(made.name or getattr(made.callback, "__name__", "")))
