@@ -10,7 +10,8 @@ udasa               `udasa.train.train_stages` with an empty cache
 trl                 DPOTrainer a stage, which reads the reference at every step (TRL's default)
 trl, precomputed    the same with precompute_ref_log_probs
 
-A step ends with TRL's on_step_end; the first of a stage begins with the call of `train`.
+A step ends with TRL's on_step_end; the first of a stage begins with the call of `train`. `--model FOLDER` takes another
+model: with a tiny one a step is nearly all overhead.
 """
 
 import argparse
@@ -30,10 +31,10 @@ from pathlib import Path
 from typing import Any
 
 from udasa import recipe, resources
+from udasa.backends import ModelSpec
 
 CONTENDERS = ("udasa", "trl", "trl, precomputed")
 SETTINGS = dataclasses.replace(recipe.load("demo").training, seed=1)
-POLICY = recipe.load("demo").policy
 WORDS = tuple("the a one answer is that water light food sleep people often can may not in of with and but for".split())  # noqa: SIM905
 
 
@@ -56,7 +57,7 @@ def make_pairs(num: int) -> dict[str, Any]:
     return {stage: Dataset.from_list([row(stage, n) for n in range(num)]) for stage in SETTINGS.stages}
 
 
-def run_udasa(pairs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def run_udasa(policy: ModelSpec, pairs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Train with udasa; returns the CPU seconds of each step and of the reference."""
     from udasa.train import train_stages
 
@@ -77,7 +78,7 @@ def run_udasa(pairs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         if not name.startswith("train "):
             reference[0] += time.process_time() - since[0]
 
-    train_stages(pairs, folder, policy=POLICY, training=SETTINGS, progress=progress)
+    train_stages(pairs, folder, policy=policy, training=SETTINGS, progress=progress)
     text = "".join(path.read_text() for path in sorted(folder.glob("stages/*/steps.jsonl")))
     return {
         "steps": steps,
@@ -86,7 +87,7 @@ def run_udasa(pairs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def run_trl(pairs: Mapping[str, Any], folder: Path, precompute: bool) -> dict[str, Any]:
+def run_trl(policy: ModelSpec, pairs: Mapping[str, Any], folder: Path, precompute: bool) -> dict[str, Any]:
     """Train with TRL alone, as its documentation has it."""
     from peft import LoraConfig, load_peft_weights, set_peft_model_state_dict
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -111,7 +112,7 @@ def run_trl(pairs: Mapping[str, Any], folder: Path, precompute: bool) -> dict[st
                 losses.append(logs["loss"])
 
     clock = Clock()
-    path, before = find_weights(POLICY).path, None
+    path, before = find_weights(policy).path, None
     for stage, rows in pairs.items():
         tokenizer = AutoTokenizer.from_pretrained(path)
         tokenizer.padding_side = "left"
@@ -156,7 +157,7 @@ def run_trl(pairs: Mapping[str, Any], folder: Path, precompute: bool) -> dict[st
     return {"steps": steps, "reference": reference, "losses": losses}
 
 
-def work(contender: str, num: int) -> dict[str, Any]:
+def work(contender: str, num: int, policy: ModelSpec) -> dict[str, Any]:
     """Run one contender in this process; its clock begins when the libraries and pairs are there."""
     import peft  # noqa: F401
     import torch
@@ -170,9 +171,9 @@ def work(contender: str, num: int) -> dict[str, Any]:
         references.cache_folder = lambda: Path(folder) / "cache"  # type: ignore[attr-defined]
         began = time.process_time()
         if contender == "udasa":
-            found = run_udasa(pairs, Path(folder) / "out")
+            found = run_udasa(policy, pairs, Path(folder) / "out")
         else:
-            found = run_trl(pairs, Path(folder), contender.endswith("precomputed"))
+            found = run_trl(policy, pairs, Path(folder), contender.endswith("precomputed"))
         whole = time.process_time() - began
     return found | {"whole": whole, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}
 
@@ -216,16 +217,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--model")
     parser.add_argument("--contender", choices=CONTENDERS)
     given = parser.parse_args()
     if given.contender:
-        print(json.dumps(work(given.contender, given.pairs)))
+        policy = ModelSpec(model=given.model) if given.model else recipe.load("demo").policy
+        print(json.dumps(work(given.contender, given.pairs, policy)))
         return
     env = {**os.environ, "OMP_NUM_THREADS": str(given.threads), "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
     for _ in range(given.rounds):
         for name in CONTENDERS:
             command = [sys.executable, __file__, "--contender", name, "--pairs", str(given.pairs)]
+            command += ["--model", given.model] if given.model else []
             done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
             if done.returncode:
                 sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")

@@ -266,3 +266,25 @@ def test_the_model_index_holds_n_and_the_interval_of_the_difference() -> None:
             "n": expected.n, "difference": expected.delta, "difference_low": expected.low,
             "difference_high": expected.high,
         }  # fmt: skip
+
+
+def test_a_model_card_says_what_was_found_about_the_pairs_and_how_the_run_ended() -> None:
+    found = {"name": "evaluation-near-duplicates", "count": 1, "detail": "1 of 7 prompts are *alike*.", "failed": True}
+    none = {"name": "identical-after-template", "count": 0, "detail": "0 of 7 pairs.", "failed": False}
+    findings = [found | {"threshold": 0.0}, none | {"threshold": None}]
+    card = cards.render_model_card(made_facts(findings=findings, verdict="stop", merged=True), "org/x")
+    cards.validate(card, "model")
+    assert "`evaluation-near-duplicates`: 1 of 7 prompts are &#42;alike&#42;. **Beyond the limit of 0.**" in card
+    assert "identical-after-template" not in card
+    assert "(figures/training.svg)" in card and "ended after a stage (`stop`)" in card
+    assert 'from_pretrained("org/x", subfolder="merged")' in card
+
+
+def test_a_card_of_all_weights_needs_no_peft() -> None:
+    facts = made_facts(base_model="org/base")
+    facts["settings"]["tuning"] = "full"
+    card = cards.render_model_card(facts, "org/x")
+    cards.validate(card, "model")
+    assert "PeftModel" not in card and "All weights of" in card
+    assert "library_name: transformers" in card
+    assert "base_model_relation: finetune" in card
