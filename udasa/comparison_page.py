@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from udasa import __version__, figures, report, resources
-from udasa.evaluate.comparison import Comparison, Difference, Level
+from udasa.evaluate.comparison import Calibration, Comparison, Difference, Level
 from udasa.evaluate.transitions import Change, Item
 from udasa.figures import reading
 
@@ -69,6 +69,7 @@ def render_comparison(found: Comparison) -> str:
         moved=[d for d in found.differences if d.changes],
         same=[d for d in found.differences if d.equivalence],
         quartiles=[d for d in found.differences if d.quartiles],
+        calibration=_calibration(found),
         items=list(_items(found.items)),
         version=__version__,
     )
@@ -127,6 +128,15 @@ def _share(name: str, level: Level | None, turned: bool) -> dict[str, float]:
     if turned:
         value, low, high = 1 - value, 1 - high, 1 - low
     return {name: value, f"{name}_low": low, f"{name}_high": high, f"{name}_n": level.n}
+
+
+def _calibration(found: Comparison) -> dict[tuple[str, str, str], dict[str, Calibration]]:
+    """Return (task, estimator, run) -> statistic -> its value."""
+    rows: dict[tuple[str, str, str], dict[str, Calibration]] = {}
+    order = list(dict.fromkeys((c.task, c.estimator) for c in found.calibration))
+    for one in sorted(found.calibration, key=lambda c: order.index((c.task, c.estimator))):
+        rows.setdefault((one.task, one.estimator, one.run), {})[one.statistic] = one
+    return rows
 
 
 def _items(items: Sequence[Item]) -> Iterator[dict[str, Any]]:

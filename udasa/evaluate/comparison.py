@@ -88,6 +88,24 @@ class Level(NamedTuple):
     n: int
 
 
+class Calibration(NamedTuple):
+    """How well an estimator of uncertainty tells wrong answers from right ones, on one run."""
+
+    task: str
+    estimator: str
+    """`u`, `semantic`, `factual`, `value`, or a baseline: `logprob`, `length`."""
+    statistic: str
+    """`auroc` and `prr`, where higher is better; `ece` and `brier`, where lower is."""
+    run: str
+    value: float
+    low: float
+    """Lower end of the 95 % interval: percentile bootstrap over clusters of documents, widened to hold the value."""
+    high: float
+    n: int
+    """Documents."""
+    num_answers: int
+
+
 class Compared(NamedTuple):
     """What a run was made with, for whoever reads the comparison."""
 
@@ -114,6 +132,8 @@ class Comparison:
     """Documents that were fixed or broken."""
     levels: tuple[Level, ...]
     """The values themselves."""
+    calibration: tuple[Calibration, ...]
+    """Where the samples hold uncertainties."""
     caveats: tuple[str, ...]
     """What differs between the runs though it should not, if they were compared anyway."""
     notes: tuple[str, ...]
@@ -125,5 +145,6 @@ def to_json(comparison: Comparison) -> str:
     whole = asdict(comparison) | {
         "runs": [run._asdict() for run in comparison.runs],
         "levels": [level._asdict() for level in comparison.levels],
+        "calibration": [one._asdict() for one in comparison.calibration],
     }
     return json.dumps(whole, indent=2, allow_nan=False, ensure_ascii=False) + "\n"

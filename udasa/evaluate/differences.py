@@ -18,6 +18,7 @@ import numpy as np
 
 from udasa.backends import Floats
 from udasa.errors import UserError
+from udasa.evaluate.calibrations import calibrations
 from udasa.evaluate.comparison import Compared, Comparison, Difference, Equivalence, Forgetting, Level, Quartile
 from udasa.evaluate.sides import Mismatch, Side, mismatches, open_sides, shared_tasks
 from udasa.evaluate.transitions import Item, changed_items, changes
@@ -76,6 +77,7 @@ def compare(
         forgetting=tuple(_forgetting(opened, shared)) if len(opened) > 2 else (),
         items=tuple(item for before, after in pairs for task in shared for item in _items(before, after, task)),
         levels=tuple(_levels(opened, shared)),
+        calibration=tuple(calibrations(opened, shared)),
         caveats=tuple(map(str, found)),
         notes=tuple(_notes(opened, differences)),
     )
