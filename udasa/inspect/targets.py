@@ -50,4 +50,5 @@ def open_target(target: str) -> Target:
         with tempfile.TemporaryDirectory() as temporary:
             manifest = publish.assemble(opened.folder, ".", UNPUBLISHED, Path(temporary))
     local = Path(target).expanduser().is_dir()
-    return Target(opened.folder.absolute().name if local else target, manifest, *frames, opened)
+    pairs, responses, ledger = frames
+    return Target(opened.folder.absolute().name if local else target, manifest, pairs, responses, ledger, opened)
