@@ -14,10 +14,10 @@ from pathlib import Path
 
 import polars as pl
 
-from udasa import arms, backends_hf, flow, run
+from udasa import backends_hf, flow, run
 from udasa.backends import ModelSpec
 from udasa.errors import UserError, require
-from udasa.experiment import Outcome, as_dataset, compare, plain, to_markdown
+from udasa.experiment import Outcome, arm_pairs, compare, plain, to_markdown
 from udasa.heldout import HeldOut, held_out
 from udasa.probe import METRICS, Metric, Values, by_stage, probe
 from udasa.recipe import Recipe
@@ -79,9 +79,7 @@ def _train(
     folder: Path, opened: Opened, policy: ModelSpec, settings: Recipe, held: HeldOut, progress: Progress
 ) -> Values:
     """Train a cycle's policy on its build, merge it, and measure it against the first policy."""
-    staged, stages = arms.ARMS["staged"], settings.training.stages
-    rows = arms.train_pairs(staged, opened, policy, stages)
-    pairs = {name: as_dataset(part) for name, part in staged.arrange(rows, stages, settings.training.seed).items()}
+    pairs = arm_pairs("staged", opened, replace(settings, policy=policy))
     trained = train_stages(pairs, folder / "training", policy=policy, training=settings.training, progress=progress)
     _merge(policy, trained.adapter, folder / "policy")
     measured = probe(_merged(folder, policy), held, base=settings.policy)

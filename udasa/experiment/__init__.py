@@ -8,8 +8,8 @@ out/results.json  results.md  the table, written last of all
 """
 
 from udasa.experiment.outcomes import Outcome, cells_of, compare, plain, to_markdown
-from udasa.experiment.run import DEFAULT_ARMS, Plan, as_dataset, experiment
+from udasa.experiment.run import DEFAULT_ARMS, Plan, arm_pairs, experiment
 
 __all__ = [
-    "DEFAULT_ARMS", "Outcome", "Plan", "as_dataset", "cells_of", "compare", "experiment", "plain", "to_markdown",
+    "DEFAULT_ARMS", "Outcome", "Plan", "arm_pairs", "cells_of", "compare", "experiment", "plain", "to_markdown",
 ]  # fmt: skip

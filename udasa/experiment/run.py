@@ -191,6 +191,17 @@ def as_dataset(rows: pl.DataFrame) -> "Dataset":
     return Dataset.from_list(rows.select(COLUMNS).to_dicts())
 
 
+def arm_pairs(name: str, opened: Opened, settings: Recipe) -> dict[str, "Dataset"]:
+    """Return the stages of one arm with all its training pairs, as `udasa.train` takes them: no budget, no holdout.
+
+    Raises:
+        UserError: there is no such arm, or the release does not fit it.
+    """
+    arm, stages = arms.find([name])[name], settings.training.stages
+    rows = arms.train_pairs(arm, opened, settings.policy, stages)
+    return {stage: as_dataset(part) for stage, part in arm.arrange(rows, stages, settings.training.seed).items()}
+
+
 def _base(work: _Work) -> _Base:
     """Measure the untrained policy, once."""
     path = work.output / "base.json"

@@ -9,11 +9,11 @@ out/training.json                what was trained on what, written last of all
 
 import importlib.metadata
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from udasa import __version__, backends_hf
 from udasa.backends import Identity, ModelSpec
@@ -28,7 +28,10 @@ from udasa.train.dpo import STEPS, StageResult
 from udasa.train.preflight import refuse_overlap
 from udasa.train.stages import DONE, MARKER, AfterStage, Staged, Verdict, go_on, pin, to_json, train_stages
 
-__all__ = ["AfterStage", "StageResult", "Staged", "Trained", "Verdict", "train", "train_stages"]
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["AfterStage", "StageResult", "Staged", "Trained", "Verdict", "go_on", "train", "train_stages"]
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets")
 """Packages whose versions a training run records."""
@@ -42,6 +45,8 @@ class Trained:
     base_model: str
     base_revision: str | None
     base_identity: Identity
+    arm: str = "staged"
+    """Which pairs in which stages, of docs/experiments.md."""
     data: str
     data_revision: str | None
     """The commit of a Hub data set, if it has a manifest; else the revision that was asked for."""
@@ -69,6 +74,8 @@ def train(
     training: Training,
     revision: str | None = None,
     license: str = "unknown",
+    arm: str = "staged",
+    pairs: "Mapping[str, Dataset] | None" = None,
     lint: Lint = Lint(),  # noqa: B008
     near_duplicate: float = 0.8,
     allow_overlap: bool = False,
@@ -87,6 +94,8 @@ def train(
         training: stages, reference and optimisation.
         revision: tag or commit of a Hub data set.
         license: licence of the adapter, as the Hub writes it; for its card.
+        arm: the name of what is trained, as `udasa.arms` has it; it is recorded.
+        pairs: the arm's pairs by stage, made from `data`, in the place of the data set's own stages.
         lint: what overlaps with held-out prompts and evaluation data is, and its limits.
         near_duplicate: the recipe's.
         allow_overlap: train in spite of an overlap beyond those limits; it is recorded.
@@ -103,7 +112,7 @@ def train(
     for module in ("trl", "peft"):
         require(module, extra="train")
     with backends_hf.quiet(), no_data_bars(), TemporaryDirectory(prefix="udasa-", ignore_cleanup_errors=True) as cache:
-        pairs = read(data, training.stages, revision, cache)
+        pairs = read(data, training.stages, revision, cache) if pairs is None else pairs
         test = read(data, training.stages, revision, cache, split="test")
         overlap = refuse_overlap(pairs, test, lint, near_duplicate, allow_overlap)
         staged = train_stages(
@@ -119,6 +128,7 @@ def train(
     trained = Trained(
         **pin(policy, training),
         license=license,
+        arm=arm,
         data=data,
         data_revision=commit,
         data_digest=manifest,
