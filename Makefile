@@ -37,6 +37,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/build.py models
 	$(BIN)/python benchmarks/build.py ray
 	$(BIN)/python benchmarks/order.py
+	$(BIN)/python benchmarks/evaluate.py
 	$(BIN)/python benchmarks/train.py
 
 wheel: $(READY)
