@@ -112,7 +112,8 @@ def summarise(comparison: Sequence[Difference]) -> str:
     verdicts = [reading(d) for d in comparison]
     better, worse, same = (verdicts.count(v) for v in figures.READING_COLOURS)
     return (
-        f"Of {len(verdicts)} comparisons, {better} {_are(better)} better, {worse} {_are(worse)} worse, "
+        f"Of {len(verdicts)} comparison{'' if len(verdicts) == 1 else 's'}, {better} {_are(better)} better, "
+        f"{worse} {_are(worse)} worse, "
         f"and {same} cannot be told apart from noise."
     )
 
