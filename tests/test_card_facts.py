@@ -277,7 +277,7 @@ def test_a_model_card_says_what_was_found_about_the_pairs_and_how_the_run_ended(
     assert "`evaluation-near-duplicates`: 1 of 7 prompts are &#42;alike&#42;. **Beyond the limit of 0.**" in card
     assert "identical-after-template" not in card
     assert "(figures/training.svg)" in card and "ended after a stage (`stop`)" in card
-    assert 'from_pretrained("org/x", subfolder="merged")' in card
+    assert 'AutoTokenizer.from_pretrained("org/x", subfolder="merged")' in card
 
 
 def test_a_card_of_all_weights_needs_no_peft() -> None:
