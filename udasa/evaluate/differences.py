@@ -273,9 +273,9 @@ def _notes(sides: Sequence[Side], differences: Sequence[Difference]) -> Iterator
         lacking = [side.name for side in sides if any(fact not in run.facts for run in side.runs)]
         if lacking:
             yield f"The {fact} of {', '.join(lacking)} was not recorded, so it was not compared."
+    if alone := dict.fromkeys(d.task for d in differences if d.clusters == 1 < d.n):
+        yield f"Documents that are all in one cluster were taken as independent: {', '.join(alone)}."
     for d in differences:
-        if d.clusters == 1 < d.n:
-            yield f"All documents of {d.task} with {d.metric} are in one cluster and were taken as independent."
         if any(d.missing):
             lost = f"{d.missing[0]} before and {d.missing[1]} after"
             where = f"{d.metric} of {d.task} ({d.before_run} -> {d.after_run})"
