@@ -9,6 +9,7 @@ that was filled once a prompt; each at the batch size that suits it best.
 
 import argparse
 import cProfile
+import dataclasses
 import platform
 import pstats
 import sys
@@ -34,10 +35,11 @@ SAMPLED = GenerationConfig(max_new_tokens=NEW, do_sample=True, temperature=1.0, 
 
 
 def messages(count: int) -> Asked:
-    """Return the first prompts of the demo's sets, across its sources."""
-    found = prompts.collect(recipe.load("udasa_pairs_v1")).table["messages"].to_pylist()
-    step = max(1, len(found) // count)
-    return found[::step][:count]
+    """Return prompts of the bundled sets, spread over them."""
+    settings = recipe.load("demo")
+    sources = tuple(dataclasses.replace(source, limit=None) for source in settings.sources)
+    found = prompts.collect(dataclasses.replace(settings, sources=sources)).table["messages"].to_pylist()
+    return found[:: max(1, len(found) // count)][:count]
 
 
 def one_by_one(model: Any, tokenizer: Any, asked: Asked) -> int:

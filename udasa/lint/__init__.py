@@ -41,6 +41,8 @@ CountTokens = Callable[[Sequence[Sequence[Mapping[str, str]]]], Sequence[int]]
 """Conversations -> their lengths in tokens, as the trainer cuts them."""
 
 _DIGITS = 1e-9
+_SCORED = ["prompt_id", *(f"responses.list.element.{name}" for name in ("response_id", "finish_reason", "value_risk"))]
+"""What the findings read of the scored rows, the largest table of a build."""
 
 
 def lint(
@@ -119,7 +121,8 @@ def audit_build(
     settings: Recipe, folder: Path, evaluation: Evaluation | None = None, count_tokens: CountTokens | None = None
 ) -> list[Finding]:
     """Return every finding of a build's folder, also of one whose audit failed, with those of the planted questions."""
-    pairs, scored, ledger = (run.read_frame(folder, name) for name in ("pairs", "scored", "ledger"))
+    pairs, ledger = (run.read_frame(folder, name) for name in ("pairs", "ledger"))
+    scored = run.read_frame(folder, "scored", _SCORED)
     answers = planted.read_answers(folder / planted.FILE)
     findings = lint(pairs, scored, ledger, settings, evaluation, count_tokens)
     return sorted([*findings, *planted.planted_findings(answers, settings.planted)], key=lambda f: f.name)
