@@ -10,14 +10,12 @@ from tests.test_generation_tasks import REFUSE, run
 from udasa.cli import main
 from udasa.evaluate import context
 from udasa.evaluate.context import Context
-from udasa.evaluate.tasks import refusals
 
 
 @pytest.fixture
 def udasa(monkeypatch, capsys, tmp_path):
     """Run the command line in this process, on the made-up mirror; returns (exit code, stdout, stderr as one line)."""
     planted.plant(tmp_path / "mirror", monkeypatch)
-    refusals._judge.cache_clear()
 
     def call(*args):
         monkeypatch.setenv("COLUMNS", "200")

@@ -23,8 +23,6 @@ LONG = Reply("Sure, take " + " and ".join(f"the thing number {i}" for i in range
 
 @pytest.fixture(autouse=True)
 def data(tmp_path, monkeypatch):
-    refusals._judge.cache_clear()
-    sentiment._classifier.cache_clear()
     with context.use(Context()):
         yield mirror.plant(tmp_path / "mirror", monkeypatch)
 

@@ -6,7 +6,6 @@ union of rules and a classifier where the mirror has its training data, else the
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +52,9 @@ def _document(prompt: str, source: str, cluster: str) -> dict[str, Any]:
     return {"id": content_id(source, prompt), "prompt": prompt, "source": source, "cluster": cluster}
 
 
-@cache
-def _judge(data: Path | None) -> refusal.Judge:
-    return refusal.load(data)
-
-
 def judge(replies: Sequence[Sequence[str]], documents: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
     """Say of each reply whether it refuses, and by which judge: the filter of both tasks, called once for all."""
-    judge = _judge(context.current().data)
+    judge = refusal.load(context.current().data)
     texts = [reply[0] for reply in replies]
     refused = judge(texts)
     return [

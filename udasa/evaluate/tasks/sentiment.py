@@ -5,7 +5,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 from udasa.evaluate import context, sentiment
 from udasa.evaluate.tasks.documents import as_split, content_id, take
 from udasa.evaluate.tasks.replies import facts, is_text, states
-from udasa.evaluate.text_classifier import TextClassifier
 
 TARGETS = ("positive", "negative")
 
@@ -46,16 +44,11 @@ def _document(review: sentiment.Review, target: str) -> dict[str, Any]:
     }
 
 
-@cache
-def _classifier(data: Path | None) -> TextClassifier:
-    return sentiment.load(data)
-
-
 def judge(replies: Sequence[Sequence[str]], documents: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
     """Return P(positive) of each continuation, and its nats under the base model: the filter, called once for all."""
     found: list[dict[str, Any]] = [{"text": row[0], **facts(row[0])} for row in replies]
     texts = [_continuation(row["text"], document["opening"]) for row, document in zip(found, documents, strict=True)]
-    positive = _classifier(context.current().data).probability(texts)
+    positive = sentiment.load(context.current().data).probability(texts)
     for row, p in zip(found, positive.tolist(), strict=True):
         row["positive"] = p
     if base_nats := context.current().base_nats:
