@@ -468,13 +468,13 @@ def test_a_build_without_a_pair_is_finished_and_says_why(settings: Recipe, folde
 def test_a_prompt_without_an_outcome_is_an_error(
     settings: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = flow.pairs.pair
+    original = flow.pairing.pairs.pair
 
     def forgetful(*args: Any) -> Any:
         paired = original(*args)
         return paired._replace(outcomes=paired.outcomes.head(-1))
 
-    monkeypatch.setattr(flow.pairs, "pair", forgetful)
+    monkeypatch.setattr(flow.pairing.pairs, "pair", forgetful)
     with pytest.raises(ValueError, match="without a known outcome"):
         flow.build(settings, folder)
     assert not (folder / "build.json").exists()

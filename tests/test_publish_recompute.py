@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from tests.builds import built, recipe
 from tests.releases import contents, edit, first, manifest, released
 from udasa import flow, run, schema
-from udasa.backends import Failure, FakeSampler
+from udasa.backends import Failure
+from udasa.backends_fake import FakeSampler
 from udasa.cli import app
 from udasa.errors import UserError
 from udasa.publish import rebuild, rebuild_differs
