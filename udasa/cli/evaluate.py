@@ -120,12 +120,11 @@ def _margins(given: Sequence[str]) -> dict[str, float]:
 
 
 def print_comparison(differences: "Sequence[Difference]") -> None:
-    """Print paired differences with their intervals."""
-    shown = table(
-        "task", "metric", "n", "before", "after", "change", "95 % interval", title="Before and after, paired by item"
-    )
+    """Print paired differences of the smoke tier with their intervals."""
+    columns = ("task", "metric", "n", "before", "after", "change", "95 % interval")
+    shown = table(*columns, title="Before and after on the smoke tier, paired by item")
     for d in differences:
-        shown.add_row(_task(d), d.metric, str(d.n), *_numbers(d))
+        shown.add_row(_task(d).removeprefix("smoke_"), d.metric, str(d.n), *_numbers(d))
     out.print(shown)
 
 
