@@ -1,6 +1,7 @@
 """Tests run on one thread, without the network, and with a Hugging Face home of their own."""
 
 import os
+import sys
 import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -30,3 +31,18 @@ def own_references(tmp_path_factory):
         folder = tmp_path_factory.mktemp("udasa-cache")
         patch.setattr(references, "cache_folder", lambda: folder)
         yield folder
+
+
+@pytest.fixture
+def udasa(monkeypatch, capsys):
+    """Run the command line in this process; returns (exit code, stdout, stderr as one line)."""
+    from udasa.cli import main
+
+    def command(*args):
+        monkeypatch.setattr(sys, "argv", ["udasa", *map(str, args)])
+        with pytest.raises(SystemExit) as exit:
+            main()
+        shown = capsys.readouterr()
+        return exit.value.code or 0, shown.out, " ".join(shown.err.split())
+
+    return command

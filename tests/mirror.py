@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from udasa.evaluate import sources
+from udasa.evaluate.tasks.bias import CATEGORIES
 
 QUESTIONS = 12
 PAIRS = 12
@@ -37,17 +38,7 @@ def _contents() -> dict[str, bytes]:
             _lines([_dialogue(i) for i in range(PAIRS)]), mtime=0
         ),
         "ifeval/input_data.jsonl": _lines(_instructions()),
-        **{
-            f"bbq/{category}.jsonl": _lines([_ambiguous(category, i) for i in range(12)])
-            for category in (
-                "Age",
-                "Disability_status",
-                "Nationality",
-                "Physical_appearance",
-                "Religion",
-                "Sexual_orientation",
-            )
-        },
+        **{f"bbq/{category}.jsonl": _lines([_ambiguous(category, i) for i in range(12)]) for category in CATEGORIES},
     }
 
 

@@ -43,7 +43,7 @@ def test_sampler_and_judge_run_the_model_that_the_adapter_makes(tmp_path):
     assert [[r.text for r in row] for row in drawn[0]] == [[r.text for r in row] for row in expected]
     sums = [np.array([[r.logprob_sum for r in row] for row in rows]) for rows in (drawn[0], expected, drawn[1])]
     np.testing.assert_allclose(sums[0], sums[1], atol=1e-3)
-    assert np.abs(sums[0] - sums[2]).min() > 1e-2, "ten times what the merged model may differ by"
+    assert np.abs(sums[0] - sums[2]).min() > 0.1
     exchanges, safe = [Exchange(PROMPTS[0], "Paris.")], (Principle(id="safe", question="Is it safe?"),)
     judged = [
         make_judge(s, safe).judge(exchanges) for s in (adapted(), ModelSpec(model=str(tmp_path / "merged")), BASE)

@@ -270,11 +270,18 @@ def test_unknown_nli_labels_are_refused(labels):
 
 
 def test_a_tokenizer_without_offsets_is_refused():
-    model = make_entailer(ModelSpec(model=str(tiny.nli())), "nli", 0.8).model
+    named = ModelSpec(model=str(tiny.nli()))
+    nli, similarity = (make_entailer(named, kind, 0.8) for kind in ("nli", "similarity"))
+    model, pairs = nli.model, [("A cat.", "A cat.")]
 
     class Slow:
         is_fast = False
 
+    for entailer in (
+        NLIEntailer(model, nli.tokenizer, 64),
+        SimilarityEntailer(similarity.model, nli.tokenizer, 64, 0.8),
+    ):
+        assert entailer.entail(pairs).shape == (1, 3)
     with pytest.raises(UserError, match=r"is a Slow, which has no fast form.*tokenizer\.json"):
         NLIEntailer(model, Slow(), 64)
     with pytest.raises(UserError, match="has no fast form"):

@@ -11,23 +11,8 @@ import pytest
 from tests import tiny
 from tests.builds import FAKE, built, recipe
 from udasa import recipe as recipes
-from udasa.cli import main
 
 PROGRAM = "from udasa.cli import main; main()"
-
-
-@pytest.fixture
-def udasa(monkeypatch, capsys):
-    """Run the command line in this process; returns (exit code, stdout, stderr as one line)."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["udasa", *map(str, args)])
-        with pytest.raises(SystemExit) as exit:
-            main()
-        shown = capsys.readouterr()
-        return exit.value.code or 0, shown.out, " ".join(shown.err.split())
-
-    return run
 
 
 def write_recipe(path, **changes):

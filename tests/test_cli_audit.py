@@ -1,7 +1,6 @@
 """The commands calibrate and audit, and builds by fitted maps and with abstention."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +10,10 @@ import pytest
 
 from tests import builds
 from udasa import flow, maps, recipe, run
-from udasa.cli import main
 from udasa.errors import UserError
 from udasa.publish import publish, rebuild_differs
 from udasa.recipe import Calibration, Measures, Pairing, Staging, Weights
 from udasa.report import rank_shares
-
-
-@pytest.fixture
-def udasa(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the command line in this process; returns (exit code, stdout, stderr as one line)."""
-
-    def run_command(*args: Any) -> tuple[Any, str, str]:
-        monkeypatch.setattr(sys, "argv", ["udasa", *map(str, args)])
-        with pytest.raises(SystemExit) as exit:
-            main()
-        shown = capsys.readouterr()
-        return exit.value.code or 0, shown.out, " ".join(shown.err.split())
-
-    return run_command
 
 
 @pytest.fixture(scope="module")

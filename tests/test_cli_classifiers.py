@@ -1,32 +1,22 @@
 """The commands about the evaluation's judges print what they measured, and refuse what they cannot read."""
 
 import json
-import sys
 
 import pytest
 
 from tests import planted
 from tests.test_generation_tasks import REFUSE, run
-from udasa.cli import main
 from udasa.evaluate import context
 from udasa.evaluate.context import Context
 
 
 @pytest.fixture
-def udasa(monkeypatch, capsys, tmp_path):
-    """Run the command line in this process, on the made-up mirror; returns (exit code, stdout, stderr as one line)."""
+def udasa(udasa, monkeypatch, tmp_path):
+    """Run the command line on the made-up mirror, 200 columns wide."""
     planted.plant(tmp_path / "mirror", monkeypatch)
-
-    def call(*args):
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.setattr(sys, "argv", ["udasa", *map(str, args)])
-        with pytest.raises(SystemExit) as exit:
-            main()
-        shown = capsys.readouterr()
-        return exit.value.code or 0, shown.out, " ".join(shown.err.split())
-
+    monkeypatch.setenv("COLUMNS", "200")
     with context.use(Context()):
-        yield call
+        yield udasa
 
 
 def test_judges_are_held_against_the_mirrors_labels(udasa, tmp_path):

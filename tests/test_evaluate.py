@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import scripted as scripts
 from tests import tiny
 from tests.progress import recorder
 from udasa import resources, statistics
@@ -17,39 +18,11 @@ from udasa.evaluate import compare, evaluate, load, results, suite, to_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT 0.21
 TASKS = ("udasa_smoke_harmlessness", "udasa_smoke_helpfulness", "udasa_smoke_truthfulness", "udasa_smoke_sentiment")
-SETUP = results.Setup(
-    model={"model": "scripted"},
-    adapter=None,
-    chat_template="0" * 64,
-    dtype="float32",
-    device="cpu",
-    batch_size=8,
-    limit=None,
-)
 
 
 def scripted(folder, loglikelihood, tasks=("udasa_smoke",), limit=None):
     """Evaluate a model that is a function of (document, index of the choice) and write the results to `folder`."""
-    from lm_eval.api.model import LM
-
-    class Scripted(LM):
-        tokenizer_name = "scripted"
-
-        def loglikelihood(self, requests, disable_tqdm=False):
-            return [(loglikelihood(request.doc, request.idx), False) for request in requests]
-
-        def apply_chat_template(self, chat_history, add_generation_prompt=True):
-            return "".join(f"[{turn['role']}] {turn['content']}\n" for turn in chat_history)
-
-        def generate_until(self, requests, disable_tqdm=False):
-            raise NotImplementedError
-
-        loglikelihood_rolling = generate_until
-
-    folder.mkdir(exist_ok=True)
-    with suite._quiet(folder / "lm_eval.log"):
-        found = suite._harness(Scripted(), suite._load_tasks(tasks), limit)
-    return suite._write(folder, found, SETUP)
+    return scripts.evaluate(folder, tasks, loglikelihood=loglikelihood, limit=limit)
 
 
 def oracle(document, index):

@@ -13,6 +13,8 @@ from udasa.backends import Failure
 from udasa.backends_fake import FakeJudge, FakeSampler
 from udasa.errors import UserError
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture
 def settings(tmp_path):

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from tests import planted as mirror
+from tests import scripted
 from tests.builds import recipe
-from tests.test_evaluate import SETUP
 from udasa.backends import Response
 from udasa.evaluate import context, suite
 from udasa.evaluate.context import Context
@@ -29,31 +29,7 @@ def data(tmp_path, monkeypatch):
 
 def run(folder, task, reply):
     """Evaluate a model that is a function of (document, repeat) on one task."""
-    from lm_eval.api.model import LM
-
-    class Scripted(LM):
-        tokenizer_name = "scripted"
-
-        def generate_until(self, requests, disable_tqdm=False):
-            seen = Counter()
-            found = []
-            for request in requests:
-                found.append(reply(request.doc, seen[request.doc["id"]]))
-                seen[request.doc["id"]] += 1
-            return found
-
-        def apply_chat_template(self, chat_history, add_generation_prompt=True):
-            return "".join(f"[{turn['role']}] {turn['content']}\n" for turn in chat_history)
-
-        def loglikelihood(self, requests, disable_tqdm=False):
-            raise NotImplementedError
-
-        loglikelihood_rolling = loglikelihood
-
-    folder.mkdir(exist_ok=True)
-    with suite._quiet(folder / "lm_eval.log"):
-        found = suite._harness(Scripted(), suite._load_tasks([task]), None)
-    result = suite._write(folder, found, SETUP).tasks[task]
+    result = scripted.evaluate(folder, [task], reply=reply).tasks[task]
     samples = [json.loads(line) for line in (folder / result.samples).read_text().splitlines()]
     values = {name: metric.value for name, metric in (*result.metrics.items(), *result.totals.items())}
     return values, result, samples

@@ -1,7 +1,6 @@
 """The audit in its places: planted questions before a build, limits after it, verify's comparison, the command."""
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from tests.tables import recipe, write_jsonl
 from udasa import flow, run
 from udasa import recipe as recipes
 from udasa.backends_fake import FakeJudge, FakeSampler
-from udasa.cli import main
 from udasa.errors import LimitError, UserError
 from udasa.limits import Lint, Planted
 from udasa.lint import Finding, audit_build, disagreements, fail_on_limits, finding, planted, recheck
@@ -298,18 +296,6 @@ def test_a_release_is_rechecked_without_its_evaluation_data(settings: Recipe, fo
 
 
 # --- the command
-
-
-@pytest.fixture
-def udasa(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str]]:
-    def command(*args: Any) -> tuple[Any, str, str]:
-        monkeypatch.setattr(sys, "argv", ["udasa", *map(str, args)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        shown = capsys.readouterr()
-        return end.value.code or 0, shown.out, " ".join(shown.err.split())
-
-    return command
 
 
 def test_a_build_and_its_release_are_found_alike(udasa: Any, settings: Recipe, folder: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """What a build will cost and has cost: predictions, the log, budgets."""
 
 import json
-import sys
 import tempfile
 
 import pytest
@@ -10,23 +9,8 @@ from tests.builds import built, recipe
 from tests.releases import contents
 from udasa import costs, flow, log, plan, run
 from udasa import recipe as recipes
-from udasa.cli import main
 from udasa.errors import UserError
 from udasa.recipe import Source
-
-
-@pytest.fixture
-def udasa(monkeypatch, capsys):
-    """Run the command line in this process; returns (exit code, stdout, stderr as one line)."""
-
-    def call(*args):
-        monkeypatch.setattr(sys, "argv", ["udasa", *map(str, args)])
-        with pytest.raises(SystemExit) as exit:
-            main()
-        shown = capsys.readouterr()
-        return exit.value.code or 0, shown.out, " ".join(shown.err.split())
-
-    return call
 
 
 @pytest.fixture(scope="module")

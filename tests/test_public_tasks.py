@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests import mirror, planted, tiny
-from tests.test_evaluate import SETUP
+from tests import scripted as scripts
 from udasa import resources
 from udasa.backends import ModelSpec
 from udasa.errors import MissingExtraError, UserError
@@ -38,27 +38,8 @@ def data(tmp_path, monkeypatch):
 
 def scripted(folder, data, loglikelihood, tasks=LOGLIKELIHOOD, reply="42", **options):
     """Evaluate a model that is a function of (document, index of the request) and write the results to `folder`."""
-    from lm_eval.api.model import LM
-
-    class Scripted(LM):
-        tokenizer_name = "scripted"
-
-        def loglikelihood(self, requests, disable_tqdm=False):
-            return [(loglikelihood(request.doc, request.idx), False) for request in requests]
-
-        def loglikelihood_rolling(self, requests, disable_tqdm=False):
-            return [loglikelihood(request.doc, request.idx) for request in requests]
-
-        def apply_chat_template(self, chat_history, add_generation_prompt=True):
-            return "".join(f"[{turn['role']}] {turn['content']}\n" for turn in chat_history)
-
-        def generate_until(self, requests, disable_tqdm=False):
-            return [reply(request.doc) if callable(reply) else reply for request in requests]
-
-    folder.mkdir(exist_ok=True)
-    with suite._quiet(folder / "lm_eval.log"):
-        loaded = suite._load_tasks(tasks, data, **options)
-        return suite._write(folder, suite._harness(Scripted(), loaded, None), SETUP, skipped=loaded["skipped"])
+    said = (lambda document, _: reply(document)) if callable(reply) else (lambda *_: reply)
+    return scripts.evaluate(folder, tasks, loglikelihood=loglikelihood, reply=said, data=data, **options)
 
 
 def values(evaluation, metric):

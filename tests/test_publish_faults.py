@@ -15,6 +15,8 @@ from tests.hub.sample import prepare
 from tests.hub.store import File
 from udasa.publish import publish
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory):

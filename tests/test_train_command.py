@@ -1,7 +1,6 @@
 """`udasa train`, and the card that it writes: its code is run as it stands there."""
 
 import re
-import sys
 
 import pytest
 
@@ -11,22 +10,9 @@ from tests.train_data import DEPRECATED, SETTINGS, pair, publish, rows
 from udasa import cards
 from udasa import recipe as recipes
 from udasa.backends import ModelSpec
-from udasa.cli import main
 
 pytest.importorskip("trl")
 pytest.importorskip("peft")
-
-
-@pytest.fixture
-def udasa(monkeypatch, capsys):
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["udasa", *map(str, args)])
-        with pytest.raises(SystemExit) as exit:
-            main()
-        shown = capsys.readouterr()
-        return exit.value.code or 0, shown.out, " ".join(shown.err.split())
-
-    return run
 
 
 def write_recipe(path, **training):

@@ -12,6 +12,8 @@ from tests.train_data import datasets, logged, make_policy, spread, steps_of, we
 from udasa.errors import UserError
 from udasa.train import checkpoints, train_stages
 
+pytestmark = pytest.mark.faults
+
 pytest.importorskip("trl")
 pytest.importorskip("peft")
 

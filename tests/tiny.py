@@ -75,8 +75,9 @@ def adapter(heads=4) -> Path:
 
     from udasa.backends_hf import quiet
 
+    base = policy(heads=heads)  # before the seed: making it draws numbers, and it is made once
     set_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(policy(heads=heads))
+    model = AutoModelForCausalLM.from_pretrained(base)
     config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
     folder = Path(mkdtemp(prefix="udasa-tiny-adapter-"))
     with quiet():

@@ -1,11 +1,10 @@
 """A PEFT adapter, named by its folder or Hub id -> its two files on this machine, and which ones they are."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import NamedTuple
 
-from udasa.backends import Identity, ModelSpec
+from udasa.backends import Identity, ModelSpec, files_sha256
 from udasa.errors import UserError
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -59,5 +58,4 @@ def adapter_digest(folder: Path) -> str:
     """
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise UserError(f"{folder} is not a PEFT adapter folder: it holds no {' and no '.join(missing)}.")
-    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
-    return hashlib.sha256("".join(f"{name}:{digest}\n" for name, digest in digests.items()).encode()).hexdigest()
+    return files_sha256(folder / name for name in FILES)

@@ -106,7 +106,8 @@ class _Client:
         """Return what `read` makes of each answer, in order, or the `Failure`; what is remembered is not asked."""
         assert self.spec.server is not None  # ModelSpec sees to it
         about = {"url": self.spec.server.url, "model": self.spec.model}
-        requests = {json.dumps({**about, **body}, sort_keys=True): body for body in bodies}
+        keys = [json.dumps({**about, **body}, sort_keys=True) for body in bodies]
+        requests = dict(zip(keys, bodies, strict=True))
         found = self.replies.find(requests) if self.replies is not None else {}
         report(len(found))
         new = {request: body for request, body in requests.items() if request not in found}
@@ -118,7 +119,7 @@ class _Client:
             report(1)
 
         asyncio.run(_ask_all(self.spec, new, read, keep))
-        return [found[json.dumps({**about, **body}, sort_keys=True)] for body in bodies]
+        return [found[key] for key in keys]
 
 
 class OpenAISampler(_Client):

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from udasa import schema
-from udasa.backends import STRICT, Floats, stable_hash
+from udasa.backends import STRICT, Floats, file_sha256, stable_hash
 from udasa.errors import UserError
 from udasa.recipe import Calibration, Measures, Weights, bundled_path
 from udasa.run import write_file
@@ -197,7 +197,7 @@ def fit_file(path: Path, label: str, columns: Collection[str] = (), groups: str 
         groups = "prompt_id"
     if not columns:
         raise UserError(f"{path} has none of the columns that can be measured by: {', '.join(measurable())}.")
-    return fit(data, label, columns, groups, path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+    return fit(data, label, columns, groups, path.name, file_sha256(path))
 
 
 def fit(data: pl.DataFrame, label: str, columns: Collection[str], groups: str | None, name: str, digest: str) -> Maps:

@@ -83,6 +83,15 @@ class _Store:
                 "delete it; the questions will be asked again."
             ) from error
 
+    def _select(self, query: str, keys: Sequence[bytes]) -> list[tuple[Any, ...]]:
+        """Return the rows of a query for any of these keys, some at a time; `{}` is where their marks go."""
+        rows: list[tuple[Any, ...]] = []
+        with self._file() as file:
+            for start in range(0, len(keys), _AT_ONCE):
+                some = keys[start : start + _AT_ONCE]
+                rows += file.execute(query.format(", ".join("?" * len(some))), some)
+        return rows
+
 
 class Memory(_Store):
     """The answers of one entailer."""
@@ -104,15 +113,10 @@ class Memory(_Store):
     def find(self, pairs: Sequence[Pair]) -> dict[Pair, Floats]:
         """Return the answers of those questions that were ever asked, in whatever company, each of shape (3,)."""
         digests = {self._pair(pair): pair for pair in pairs}
-        keys = list(digests)
         found: dict[Pair, Floats] = {}
-        with self._file() as file:
-            for start in range(0, len(keys), _AT_ONCE):
-                some = keys[start : start + _AT_ONCE]
-                marks = ", ".join("?" * len(some))
-                query = f"SELECT pair, entail, neutral, contra FROM answers WHERE pair IN ({marks}) ORDER BY block"
-                for digest, *row in file.execute(query, some):
-                    found.setdefault(digests[digest], self._checked([tuple(row)], 1)[0])
+        query = "SELECT pair, entail, neutral, contra FROM answers WHERE pair IN ({}) ORDER BY block"
+        for digest, *row in self._select(query, list(digests)):
+            found.setdefault(digests[digest], self._checked([tuple(row)], 1)[0])
         return found
 
     def add(self, pairs: Sequence[Pair], answers: Floats) -> None:
@@ -147,15 +151,8 @@ class Replies(_Store):
     def find(self, requests: Iterable[str]) -> dict[str, Any]:
         """Return the replies to those requests that were ever answered."""
         digests = {_digest(request): request for request in requests}
-        keys = list(digests)
-        found: dict[str, Any] = {}
-        with self._file() as file:
-            for start in range(0, len(keys), _AT_ONCE):
-                some = keys[start : start + _AT_ONCE]
-                marks = ", ".join("?" * len(some))
-                query = f"SELECT request, reply FROM replies WHERE request IN ({marks})"
-                found |= {digests[digest]: json.loads(reply) for digest, reply in file.execute(query, some)}
-        return found
+        rows = self._select("SELECT request, reply FROM replies WHERE request IN ({})", list(digests))
+        return {digests[digest]: json.loads(reply) for digest, reply in rows}
 
     def add(self, request: str, reply: Any) -> None:
         """Keep the reply to a request."""

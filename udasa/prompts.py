@@ -16,7 +16,7 @@ import pyarrow as pa
 from datasketch import MinHash, MinHashLSH
 
 from udasa import schema
-from udasa.backends import Message, stable_hash
+from udasa.backends import Message, file_sha256, stable_hash
 from udasa.errors import UserError
 from udasa.recipe import Recipe, Source, bundled_path
 
@@ -193,7 +193,7 @@ def source_revision(source: Source) -> str:
     path = bundled_path(source.path or "")
     if not path.is_file():
         raise UserError(f"Source '{source.name}': there is no file at {path}. Give a .jsonl, .parquet or .csv file.")
-    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return f"sha256:{file_sha256(path)}"
 
 
 def read_rows(name: str, path: Path) -> list[dict[str, Any]]:

@@ -38,8 +38,8 @@ def stage(pairs: pl.DataFrame, staging: Staging, seed: int, bounds: Thresholds |
     kept = pairs.filter(~straddles(found)) if staging.abstain else pairs
     finished = kept.with_columns(
         prompt=pl.col("messages"),
-        chosen=_reply("chosen_text"),
-        rejected=_reply("rejected_text"),
+        chosen=reply("chosen_text"),
+        rejected=reply("rejected_text"),
         stage=stage_of("gap", found),
         split=pl.Series(
             [split(prompt_id, staging.test_share, seed) for prompt_id in kept["prompt_id"]], dtype=pl.String
@@ -71,7 +71,7 @@ def straddles(thresholds: Thresholds) -> pl.Expr:
     return pl.col("gap_low").is_not_null() & differ
 
 
-def _reply(column: str) -> pl.Expr:
+def reply(column: str) -> pl.Expr:
     """Return a text column as a conversation of one assistant turn."""
     return pl.concat_list(pl.struct(pl.lit("assistant").alias("role"), pl.col(column).alias("content")))
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from udasa import agreement, run
 from udasa.agreement import Estimate
-from udasa.backends import MEMBERS, Exchange, Floats, Message, ModelSpec
+from udasa.backends import MEMBERS, Exchange, Floats, Message, ModelSpec, file_sha256
 from udasa.backends_hf import trained
 from udasa.backends_hf.trained import Block, Features, Head
 from udasa.errors import UserError, require
@@ -333,7 +333,7 @@ def _facts(
         "encoder": {"model": features.spec.model, "parameters_sha256": features.digest},
         "chosen": chosen,
         "data": {
-            "files": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in data},
+            "files": {path.name: file_sha256(path) for path in data},
             "responses": len(ratings.rows),
             "left_out": ratings.left_out,
             "groups": len(set(ratings.groups.tolist())),

@@ -8,7 +8,6 @@ out/transitions/0-base.json  1-conservative.json  …    every item's value; a r
 out/transitions.json  transitions.md                   the table
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from udasa import run
-from udasa.backends import Floats, ModelSpec
+from udasa.backends import Floats, ModelSpec, file_sha256
 from udasa.errors import UserError
 from udasa.heldout import HeldOut
 from udasa.probe import METRICS, Values, by_stage, probe
@@ -97,11 +96,7 @@ class Watch:
     def _measure(self, name: str, adapter: Path | None) -> Values:
         """Probe once: what the adapter's folder holds is complete, so its digest says which it was."""
         path = self.output / "transitions" / f"{len(self.measured)}-{name}.json"
-        of = (
-            None
-            if adapter is None
-            else hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()
-        )
+        of = None if adapter is None else file_sha256(adapter / "adapter_model.safetensors")
         if path.is_file() and (known := json.loads(path.read_bytes()))["adapter"] == of:
             values: Values = known["values"]
             return values

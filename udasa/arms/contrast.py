@@ -49,7 +49,7 @@ def contrasted(opened: Opened, policy: ModelSpec) -> pl.DataFrame:
         )
     splits = [stages.split(name, settings.staging.test_share, settings.seed) for name in told["prompt_id"]]
     return told.with_columns(
-        *(_reply(side) for side in INSTRUCTIONS),
+        **{side: stages.reply(side) for side in INSTRUCTIONS},
         stage=pl.lit(ONE_STAGE),
         split=pl.Series(splits, dtype=pl.String),
     )
@@ -68,7 +68,3 @@ def _text(drawn: Any, *, keep_cut: bool) -> str | None:
         return None
     response: Response = drawn[0]
     return response.text if keep_cut or response.finish_reason == "stop" else None
-
-
-def _reply(side: str) -> pl.Expr:
-    return pl.concat_list(pl.struct(pl.lit("assistant").alias("role"), pl.col(side).alias("content"))).alias(side)

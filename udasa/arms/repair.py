@@ -11,7 +11,7 @@ from udasa import maps, pairing, schema
 from udasa.arms.order import ONE_STAGE
 from udasa.backends import ModelSpec, stable_hash
 from udasa.errors import UserError
-from udasa.recipe import Calibration, Measures, Recipe, Weights
+from udasa.recipe import Calibration, Measures, Recipe, Weights, can_bound_gaps
 from udasa.release import Opened
 
 Pair = Callable[[Opened, ModelSpec], pl.DataFrame]
@@ -41,11 +41,7 @@ def weighted(**changes: float) -> Pair:
 
 def with_weights(settings: Recipe, weights: Weights) -> Recipe:
     """Set the weights; where no dimension is left whose gap could be bounded, do without intervals."""
-    measures = settings.measures
-    bounded = (weights.semantic > 0 and measures.semantic == "semantic_uncertainty") or (
-        weights.factual > 0 and measures.factual == "factual_uncertainty"
-    )
-    if bounded:
+    if can_bound_gaps(weights, settings.measures):
         return dataclasses.replace(settings, weights=weights)
     return dataclasses.replace(
         settings,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from udasa.adapters import Adapter, find_adapter
-from udasa.backends import Identity, ModelSpec
+from udasa.backends import Identity, ModelSpec, file_sha256, files_sha256
 from udasa.errors import UserError, require
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def find_weights(spec: ModelSpec) -> Weights:
     if packaged is not None:
         origin = f"package {spec.package}"
         if packaged.suffix == ".gguf":
-            digest = _sha256(packaged)
+            digest = file_sha256(packaged)
             return Weights(str(_convert(packaged, digest)), None, _identity(spec, f"{origin} (dequantised)", digest))
         return Weights(str(packaged), None, _identity(spec, origin, _folder_digest(packaged)))
     if Path(spec.model).is_dir():
@@ -102,19 +102,14 @@ def _packaged_file(package: str) -> Path | None:
     return path
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _folder_digest(folder: Path) -> str:
     """Return one sha256 over the weight files of a folder, in name order."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"{folder} holds no .safetensors file; udasa loads safetensors only.")
     if len(files) == 1:
-        return _sha256(files[0])
-    return hashlib.sha256("".join(f"{f.name}:{_sha256(f)}\n" for f in files).encode()).hexdigest()
+        return file_sha256(files[0])
+    return files_sha256(files)
 
 
 def cache_folder() -> Path:

@@ -18,7 +18,6 @@ from udasa.agreement import Estimate
 from udasa.backends import Floats
 from udasa.errors import UserError
 from udasa.evaluate import sources, text_classifier
-from udasa.evaluate.results import sha256
 from udasa.evaluate.text_classifier import TextClassifier
 from udasa.refusals import refuses
 
@@ -102,7 +101,7 @@ def load(data: Path | None = None) -> Judge:
     """
     if not all(sources.mirrored(_file(model), data) for model in MODELS):
         return Judge(None)
-    digests = {_file(model): sha256(sources.fetch(_file(model), data).read_bytes()) for model in MODELS}
+    digests = {_file(model): sources.digest(_file(model), data) for model in MODELS}
     return Judge(text_classifier.cached("refusal", digests, lambda: train(read(data), digests)))
 
 

@@ -15,7 +15,6 @@ from udasa import agreement, maps
 from udasa.agreement import Estimate
 from udasa.backends import Floats, stable_hash
 from udasa.evaluate import sources, text_classifier
-from udasa.evaluate.results import sha256
 from udasa.evaluate.text_classifier import TextClassifier
 
 SENTENCES = "sentiment_nltk/sentence_polarity.zip"
@@ -86,7 +85,7 @@ def load(data: Path | None = None) -> TextClassifier:
     Raises:
         UserError: the sentences are missing: there is no sentiment without them.
     """
-    digests = {SENTENCES: sha256(sources.fetch(SENTENCES, data).read_bytes())}
+    digests = {SENTENCES: sources.digest(SENTENCES, data)}
     return text_classifier.cached("sentiment", digests, lambda: train(sentences(data), digests))
 
 

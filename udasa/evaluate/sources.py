@@ -9,7 +9,6 @@ this project, and all of it is for evaluation: keep it out of what a policy is t
 
 import csv
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from udasa.backends import file_sha256
 from udasa.errors import UserError
 
 MIRROR = "UDASA_EVAL_DATA"
@@ -242,20 +242,34 @@ def fetch(name: str, data: str | Path | None = None) -> Path:
     Raises:
         UserError: it is in no place, or has another sha256; the message says what to download and where to put it.
     """
+    return _found(name, data)[0]
+
+
+def digest(name: str, data: str | Path | None = None) -> str:
+    """Return the sha256 of the file that `fetch` gives, as hex.
+
+    Raises:
+        UserError: as `fetch`.
+    """
+    return _found(name, data)[1]
+
+
+def _found(name: str, data: str | Path | None) -> tuple[Path, str]:
+    """Return where a file is, and its sha256."""
     folder, _, filename = name.partition("/")
     source, mirror = SOURCES[folder], data or os.environ.get(MIRROR)
     file = source.files[filename]
     path = Path(mirror).expanduser() / folder / filename if mirror else None
     if path is None or not path.is_file():
         path = _from_hub(name, source, file, path)
-    if (found := _sha256(path)) not in file.sha256:
+    if (found := file_sha256(path)) not in file.sha256:
         raise UserError(
             f"{path} has the sha256 {found}, expected {' or '.join(file.sha256)}: it is another version of {name}, or "
             f"is damaged, and its figures would not compare. {_where(name, source, file)}"
         )
     if (record := _recorded.get()) is not None:
         record[name] = found
-    return path
+    return path, found
 
 
 @contextmanager
@@ -288,10 +302,6 @@ def _from_hub(name: str, source: Source, file: File, path: Path | None) -> Path:
 def _where(name: str, source: Source, file: File) -> str:
     place = f"as DIR/{name}, and give --data DIR or set {MIRROR}=DIR"
     return " ".join(filter(None, (f"{f'Download {file.url}' if file.url else 'Put it'} {place}.", source.note)))
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def mirrored(name: str, data: str | Path | None = None) -> bool:

@@ -6,7 +6,6 @@
 the second is not). A line is scored as a prompt with two responses, by the step that scores the build.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from udasa import schema
-from udasa.backends import ignore
+from udasa.backends import file_sha256, ignore
 from udasa.errors import UserError
 from udasa.limits import Planted
 from udasa.lint.finding import UNCHECKED, Auc, Finding, auc, finding
@@ -60,7 +59,7 @@ def read_questions(path: str) -> list[dict[str, Any]]:
 
 def digest(path: str | None) -> str | None:
     """Return the sha256 of the file of questions; None if none are asked."""
-    return None if path is None else hashlib.sha256(bundled_path(path).read_bytes()).hexdigest()
+    return None if path is None else file_sha256(bundled_path(path))
 
 
 def ask(questions: list[dict[str, Any]], score: Apply) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 from huggingface_hub import HfApi
 
 from udasa import cards
+from udasa.backends import file_sha256
 from udasa.errors import UserError
 from udasa.publish import versions
-from udasa.publish.assemble import assemble, sha256, stamp
+from udasa.publish.assemble import assemble, stamp
 from udasa.publish.checks import Problem, Verified, verify, verify_folder
 from udasa.publish.differences import Diff, Level, diff
 from udasa.publish.hub import Access, Gated, push, tags
@@ -98,7 +99,7 @@ def publish(
         chosen = wanted or proposal.version
         _stamp(manifest, files, chosen, there, before, token)
         verify_folder(files)
-        digest = sha256(files / MANIFEST)
+        digest = file_sha256(files / MANIFEST)
         if chosen not in there:
             commit = _release(api, files, target, chosen, Access(private, gated))
         else:
@@ -131,7 +132,7 @@ def read_back(target: str, revision: str | None, token: str | None = None) -> di
 
     opened = open_release(f"{target}@{revision}" if revision else target, token=token, fresh=True)
     source, manifest = str(Path(target).expanduser()) if is_folder(target) else target, opened.facts
-    wrong = [path for path, facts in manifest["files"].items() if sha256(opened.folder / path) != facts["sha256"]]
+    wrong = [path for path, facts in manifest["files"].items() if file_sha256(opened.folder / path) != facts["sha256"]]
     with tempfile.TemporaryDirectory() as cache:  # a folder's cache entry hangs on its name, not on its files
         for config in cards.CONFIGS:
             if not (rows := cards.rows(manifest, config)):
@@ -218,7 +219,7 @@ def _same_release(files: Path, target: str, build: Path, token: str | None) -> N
     """
     before = open_release(target, token=token)
     after = json.loads((files / MANIFEST).read_text(encoding="utf-8"))
-    if sha256(before.folder / MANIFEST) == sha256(files / MANIFEST):
+    if file_sha256(before.folder / MANIFEST) == file_sha256(files / MANIFEST):
         return
     found = diff(before, open_data(str(build.absolute())))
     keys = sorted(key for key in before.facts.keys() | after.keys() if before.facts.get(key) != after.get(key))

@@ -3,7 +3,6 @@
 data/<stage>/<split>-00000-of-00001.parquet  responses/<split>-…  ledger.parquet  figures/  manifest.json  README.md
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from udasa import cards, figures, recipe, run, schema, stages
+from udasa.backends import file_sha256
 from udasa.errors import UserError
 from udasa.recipe import Recipe
 from udasa.release import MANIFEST, is_folder, open_data
@@ -181,16 +181,10 @@ def _statistics(values: pl.Series) -> dict[str, float | int | None]:
 
 def file_facts(path: Path) -> dict[str, int | str]:
     """Return what the manifest says of a file: sha256, bytes, and the rows of a parquet file."""
-    facts: dict[str, int | str] = {"sha256": sha256(path), "bytes": path.stat().st_size}
+    facts: dict[str, int | str] = {"sha256": file_sha256(path), "bytes": path.stat().st_size}
     if path.suffix == ".parquet":
         facts["rows"] = run.num_rows(path)
     return facts
-
-
-def sha256(path: Path) -> str:
-    """Return the sha256 of a file, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def owned(path: str, release: Sequence[str]) -> bool:

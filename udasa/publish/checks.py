@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
 from udasa import __version__, cards, lint, recipe, run, schema, stages
+from udasa.backends import file_sha256
 from udasa.errors import UserError
 from udasa.prompts import prompt_id
-from udasa.publish.assemble import CARD, CROISSANT, describe, owned, render_card, sha256
+from udasa.publish.assemble import CARD, CROISSANT, describe, owned, render_card
 from udasa.publish.tables import Found, Tables
 from udasa.release import MANIFEST, Opened, open_release
 
@@ -145,7 +146,7 @@ def _files(t: Tables) -> Found:
             yield f"{name} is not a path inside the release"
         elif not (folder / name).is_file():
             yield f"{name} is missing"
-        elif sha256(folder / name) != facts["sha256"] or (folder / name).stat().st_size != facts["bytes"]:
+        elif file_sha256(folder / name) != facts["sha256"] or (folder / name).stat().st_size != facts["bytes"]:
             yield f"{name} has another sha256 or size than the manifest says"
     there = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     for name in sorted(there):
@@ -315,7 +316,7 @@ def _rendered(t: Tables, name: str, key: str, render: Callable[[Mapping[str, Any
     if not path.is_file():
         yield f"{name} is missing"
         return
-    if sha256(path) != t.manifest[key]["sha256"]:
+    if file_sha256(path) != t.manifest[key]["sha256"]:
         yield f"{name} has another sha256 than the manifest says"
     if t.manifest["udasa"] == __version__:  # another version may word it in another way
         try:

@@ -14,8 +14,9 @@ import polars as pl
 import pyarrow as pa
 
 from udasa import flow, maps, run, schema
+from udasa.backends import file_sha256
 from udasa.errors import UserError
-from udasa.publish.assemble import sha256, write_tables
+from udasa.publish.assemble import write_tables
 from udasa.release import Opened, open_data, open_release
 
 SUMMARY = ("calibration", "findings", "models", "packages", "recipe_digest", "udasa")
@@ -57,7 +58,7 @@ def rebuild_differs(target: str, *, token: str | None = None) -> Rebuilt:
         build = open_data(str(_rebuild(opened, Path(temporary) / "build")))
         made = Path(temporary) / "release"
         write_tables(opened.recipe, build.frame("pairs"), build.frame("scored"), build.frame("ledger"), made)
-        tables = [{p.relative_to(f).as_posix(): sha256(p) for p in _tables(f)} for f in (opened.folder, made)]
+        tables = [{p.relative_to(f).as_posix(): file_sha256(p) for p in _tables(f)} for f in (opened.folder, made)]
     names = sorted(tables[0].keys() | tables[1].keys())
     differ = [name for name in names if tables[0].get(name) != tables[1].get(name)]
     if build.facts["thresholds"] != opened.facts["thresholds"]:

@@ -33,13 +33,15 @@ from udasa.recipe.settings import (
     Task,
     Weights,
     Workers,
+    can_bound_gaps,
 )
 from udasa.recipe.training import Loss, Override, Reference, Stage, Training
 
 __all__ = [
     "BUNDLED", "NLI", "Calibration", "Domain", "Entailment", "Judging", "Lint", "Loss", "Measures", "Override",
     "Pairing", "Planted", "Recipe", "Reference", "Source", "Stage", "Staging", "Task", "Training", "Weights", "Workers",
-    "as_dict", "bundled_path", "constitution", "differences", "digest", "from_json", "load", "published", "to_json",
+    "as_dict", "bundled_path", "can_bound_gaps", "constitution", "differences", "digest", "from_json", "load",
+    "published", "to_json",
 ]  # fmt: skip
 
 BUNDLED = "bundled:"

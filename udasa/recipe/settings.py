@@ -135,6 +135,12 @@ class Measures:
     value: Literal["value_uncertainty", "value_disagreement", "value_risk"] = "value_uncertainty"
 
 
+def can_bound_gaps(weights: Weights, measures: Measures) -> bool:
+    """Say whether u has a part that can be drawn anew, so that its gaps can have intervals."""
+    drawn = measures.semantic == "semantic_uncertainty", measures.factual == "factual_uncertainty"
+    return (weights.semantic > 0 and drawn[0]) or (weights.factual > 0 and drawn[1])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class Calibration:
     """How a raw uncertainty becomes a share that can be averaged with the others."""
@@ -280,10 +286,7 @@ class Recipe:
             raise ValueError(f"near_duplicate must be in (0, 1], got {self.near_duplicate}.")
         if self.staging.abstain and not self.pairing.gap_resamples:
             raise ValueError("staging.abstain needs the gaps' intervals: set pairing.gap_resamples, such as 1000.")
-        if self.pairing.gap_resamples and not (
-            (self.weights.semantic > 0 and self.measures.semantic == "semantic_uncertainty")
-            or (self.weights.factual > 0 and self.measures.factual == "factual_uncertainty")
-        ):
+        if self.pairing.gap_resamples and not can_bound_gaps(self.weights, self.measures):
             raise ValueError(
                 "gap_resamples draws the responses behind semantic_uncertainty and factual_uncertainty anew, and the "
                 "recipe measures by neither. Use one of them, or set pairing.gap_resamples to 0."

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from udasa import schema
+from udasa.backends import file_sha256
 from udasa.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def release(data: str, revision: str | None) -> tuple[str | None, str | None]:
             commit = manifest.parent.name  # the Hub's cache is .../snapshots/<commit>/manifest.json
         except EntryNotFoundError:
             return revision, None
-    return commit, hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
+    return commit, file_sha256(manifest) if manifest.is_file() else None
 
 
 @contextmanager

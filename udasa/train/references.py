@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from udasa import backends_hf
-from udasa.backends import ModelSpec, Report
+from udasa.backends import ModelSpec, Report, files_sha256
 from udasa.backends_hf.weights import cache_folder
 from udasa.errors import UserError
 from udasa.recipe import Training
@@ -112,11 +112,7 @@ def _key(reference: Reference, policy: ModelSpec, training: Training, contents: 
 
 def _digest(folder: Path) -> str:
     """Return a sha256 of the weights in a folder and of their settings."""
-    found = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")]):
-        with path.open("rb") as file:
-            found.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return found.hexdigest()
+    return files_sha256(sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")]))
 
 
 def _compute(

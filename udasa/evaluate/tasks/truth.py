@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from udasa.agreement import calibration_error
 from udasa.evaluate.sources import rows
 from udasa.evaluate.tasks import choices
 from udasa.evaluate.tasks.documents import arrange, as_split, content_id, take
 
 TRUTHFULQA = "truthfulqa/TruthfulQA_v2025_790.csv"
-BINS = 10
-"""Bins of equal mass behind the calibration error."""
 
 
 def binary(
@@ -76,6 +75,4 @@ def expected_calibration_error(pairs: Sequence[tuple[float, float]]) -> float:
 
     Bins are cut along the sorted confidences and hold the same number of answers, give or take one.
     """
-    ordered = np.array(sorted(pairs), dtype=np.float64)
-    bins = np.array_split(ordered, min(BINS, len(ordered)))
-    return math.fsum(len(cut) * abs(cut[:, 0].mean() - cut[:, 1].mean()) for cut in bins) / len(ordered)
+    return calibration_error(*np.array(sorted(pairs), dtype=np.float64).T)

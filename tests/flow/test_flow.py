@@ -1,11 +1,6 @@
-"""Whole builds on the fakes: the same bytes, killed anywhere, and what a folder must be."""
+"""Whole builds on the fakes: the same bytes, and what a folder must be."""
 
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,72 +12,13 @@ import pytest
 
 from tests import builds
 from tests.builds import FAKE
-from tests.tables import recipe, write_jsonl
-from udasa import backends, flow, prompts, questions, run, schema
+from tests.flow.hand import SHARDS, files, nine_prompts, table
+from udasa import backends, flow, run, schema
 from udasa import recipe as recipes
 from udasa.backends import ModelSpec, Principle, Sampling
-from udasa.backends_fake import FakeEntailer, FakeJudge, FakeSampler
+from udasa.backends_fake import FakeJudge
 from udasa.errors import UserError
 from udasa.recipe import Judging, Pairing, Recipe, Training, Weights
-
-LONG = "Tell me in a few short words why the sky over the sea is blue in the morning and red at night"
-SHARDS = 3
-
-
-def nine_prompts(folder: Path) -> Recipe:
-    """Nine prompts in three shards, one exact and one near duplicate."""
-    first = write_jsonl(folder / "first.jsonl", *(f"Question {i}?" for i in range(6)), "Question 2?", LONG)
-    second = write_jsonl(folder / "second.jsonl", LONG + " here", "Another?", "And one more?")
-    return recipe(first, second, shard_size=3, pairing=Pairing(risk_ceiling=0.6))
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """A recipe whose sources no test changes."""
-    return nine_prompts(tmp_path_factory.mktemp("sources"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(settings: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build that nothing interrupted; no test changes it."""
-    return flow.build(settings, tmp_path_factory.mktemp("undisturbed") / "build")
-
-
-@pytest.fixture
-def whole(undisturbed: Path, tmp_path: Path) -> Path:
-    """A copy of it, for a test to change."""
-    return Path(shutil.copytree(undisturbed, tmp_path / "whole"))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "build"
-
-
-@pytest.fixture
-def sampled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of prompts of every call of the sampler."""
-    calls: list[int] = []
-    original = FakeSampler.sample
-
-    def sample(self: FakeSampler, prompts: Any, seeds: Any, report: Any) -> Any:
-        calls.append(len(prompts))
-        return original(self, prompts, seeds, report)
-
-    monkeypatch.setattr(FakeSampler, "sample", sample)
-    return calls
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Everything in a folder but what hangs on how often a run was killed: the remembered answers, and the log."""
-    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in found.items() if name not in flow.LOCAL}
-
-
-def table(folder: Path, name: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = run.read(folder, name).to_pylist()
-    return rows
-
 
 # --- what a build holds
 
@@ -189,177 +125,6 @@ def test_other_weights_and_pairing_need_no_model(whole: Path, settings: Recipe, 
     flow.pair_and_stage(replace(settings, weights=Weights(factual=0.0), pairing=Pairing(rejected="next")), whole)
     assert table(whole, "pairs") != before
     assert sampled == []
-
-
-# --- killed and resumed
-
-NUM_WRITES = 2 + 2 * (SHARDS + 1 + SHARDS + SHARDS + 1 + 1) + 1
-
-
-def test_the_number_of_writes_of_a_build(settings: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[str] = []
-    original = os.replace
-    monkeypatch.setattr(os, "replace", lambda a, b: (original(a, b), written.append(str(Path(b).relative_to(folder)))))
-    flow.build(settings, folder)
-    assert len(written) == len(set(written)) == NUM_WRITES
-    assert (written[0], written[-1]) == ("recipe.json", "build.json")
-
-
-@pytest.mark.parametrize("number", range(NUM_WRITES))
-def test_a_build_interrupted_at_any_write_goes_on_to_the_same_bytes(
-    whole: Path, settings: Recipe, folder: Path, sampled: list[int], monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    original, left = os.replace, [number]
-
-    def interrupted(source: Any, target: Any) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        original(source, target)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(os, "replace", interrupted)
-        flow.build(settings, folder)
-    done = len(run.shard_paths(folder, "responses"))
-    sampled.clear()
-    flow.build(settings, folder)
-    assert files(folder) == files(whole)
-    assert sampled == [3] * (SHARDS - done)
-
-
-def asked(monkeypatch: pytest.MonkeyPatch, fails_at: int | None = None) -> list[int]:
-    """The number of questions of every call of the entailer, which fails at the given call."""
-    calls: list[int] = []
-    original = FakeEntailer.entail
-
-    def entail(self: FakeEntailer, pairs: Any, report: Any) -> Any:
-        if len(calls) == fails_at:
-            raise KeyboardInterrupt
-        calls.append(len(pairs))
-        return original(self, pairs, report)
-
-    monkeypatch.setattr(FakeEntailer, "entail", entail)
-    return calls
-
-
-@pytest.mark.parametrize("fails_at", range(1, 12, 3))
-def test_a_shard_that_stops_half_way_asks_only_what_is_left(
-    whole: Path, settings: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
-) -> None:
-    monkeypatch.setattr(questions, "BLOCK", 7)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        before = asked(patch, fails_at)
-        flow.build(settings, folder)
-    after = asked(monkeypatch)
-    flow.build(settings, folder)
-    assert files(folder) == files(whole)
-    rest = len(after)
-    flow.build(settings, folder.with_name("undisturbed"))
-    assert before + after[:rest] == after[rest:]
-
-
-def test_answers_of_another_build_may_be_given(
-    whole: Path, settings: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = asked(monkeypatch)
-    flow.build(settings, folder, answers=whole / flow.ANSWERS)
-    assert files(folder) == files(whole)
-    assert calls == []
-    assert not (folder / flow.ANSWERS).exists()
-
-
-@pytest.mark.parametrize(("fake", "method"), [(FakeSampler, "sample"), (FakeEntailer, "entail")])
-@pytest.mark.parametrize("fails_at", range(SHARDS))
-def test_a_model_that_fails_in_a_shard_loses_that_shard_only(
-    whole: Path, settings: Recipe, folder: Path, monkeypatch: pytest.MonkeyPatch, fake: Any, method: str, fails_at: int
-) -> None:
-    original, calls = getattr(fake, method), [0]
-
-    def failing(self: Any, *args: Any) -> Any:
-        calls[0] += 1
-        if calls[0] == fails_at + 1:
-            raise RuntimeError("out of memory")
-        return original(self, *args)
-
-    monkeypatch.setattr(fake, method, failing)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        flow.build(settings, folder)
-    assert len(run.shard_paths(folder, "responses" if method == "sample" else "scored")) == fails_at
-    flow.build(settings, folder)
-    assert calls[0] == SHARDS + 1
-    assert files(folder) == files(whole)
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from udasa import backends_fake, flow, recipe
-
-where, number, stored, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
-owner = os if where == "replace" else backends_fake.FakeSampler
-original, calls = getattr(owner, where), [0]
-
-def deadly(*args):
-    calls[0] += 1
-    if calls[0] == number:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*args)
-
-setattr(owner, where, deadly)
-flow.build(recipe.load(stored), Path(folder))
-"""
-
-
-@pytest.mark.parametrize(
-    ("where", "number", "done"), [("sample", 2, 1), ("replace", 1, 0), ("replace", 13, 1)], ids=lambda x: str(x)
-)
-def test_a_build_that_was_killed_goes_on_to_the_same_bytes(
-    whole: Path, settings: Recipe, folder: Path, tmp_path: Path, sampled: list[int], where: str, number: int, done: int
-) -> None:
-    stored = tmp_path / "stored.json"
-    stored.write_text(recipes.to_json(settings))
-    killed = subprocess.run([sys.executable, "-c", KILLED, where, str(number), str(stored), str(folder)], check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert not (folder / "build.json").exists()
-    flow.build(settings, folder)
-    assert sampled == [3] * (SHARDS - done)
-    assert files(folder) == files(whole)
-
-
-def test_sources_that_shrink_before_they_are_all_read_leave_no_stale_shard(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings, write = nine_prompts(tmp_path), run.write_shard
-
-    def interrupted(path: Path, rows: Any) -> None:
-        if path.parent.name == "dropped":
-            raise KeyboardInterrupt
-        write(path, rows)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(run, "write_shard", interrupted)
-        flow.build(settings, folder)
-    write_jsonl(tmp_path / "first.jsonl", "Question 0?", "Question 1?")
-    flow.build(settings, folder)
-    assert [row["source_row"] for row in table(folder, "prompts")] == [0, 1, 0, 1, 2]
-    assert len(table(folder, "ledger")) == 5
-
-
-def test_sources_that_change_after_they_were_read_do_not_count(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = nine_prompts(tmp_path)
-
-    def fail(*_: Any) -> Any:
-        raise RuntimeError("killed")
-
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(FakeSampler, "sample", fail)
-        flow.build(settings, folder)
-    write_jsonl(tmp_path / "first.jsonl", "Something else?")
-    monkeypatch.setattr(prompts, "collect", fail)
-    flow.build(settings, folder)
-    assert [row["source_row"] for row in table(folder, "scored")] == [0, 1, 2, 3, 4, 5, 7, 1, 2]
 
 
 # --- whose folder it is
