@@ -53,9 +53,13 @@ WORDS = ("Yes", "A", "No")
 """In the place of Yes, Maybe and No: "Maybe" is not one token of the tiny model."""
 
 SCRIPT = """
-import json, sys
+import functools, json, sys
+import vllm
 from udasa import backends_vllm
 from udasa.backends import Exchange, ModelSpec, Principle, Sampling
+
+# compiling takes minutes on a CPU; the hits of the prefix cache are among the statistics
+vllm.LLM = functools.partial(vllm.LLM, enforce_eager=True, disable_log_stats=False)
 
 given = json.loads(sys.argv[1])
 backends_vllm._TOP, backends_vllm.NLI_OPTIONS = 512, tuple(given["words"])
@@ -181,7 +185,7 @@ def server(python):
         "dtype": "float32", "max-logprobs": 512, "generation-config": "vllm", "max-lora-rank": 8,
         "lora-modules": f"tuned={tiny.adapter(heads=HEADS)}",
     }  # fmt: skip
-    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--enable-lora"]
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--enable-lora", "--enforce-eager"]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
     with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
         try:

@@ -50,6 +50,8 @@ def make_watch(stage: str, expected: float | None, start: Path | None, report: R
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             report(1)
+            if state.global_step >= state.max_steps:
+                control.should_save = False  # transformers' own last checkpoint; the stage's result is written next
 
         def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             logs = given["logs"]
