@@ -62,7 +62,7 @@ from udasa.backends import Exchange, ModelSpec, Principle, Sampling
 vllm.LLM = functools.partial(vllm.LLM, enforce_eager=True, disable_log_stats=False)
 
 given = json.loads(sys.argv[1])
-backends_vllm._TOP, backends_vllm.NLI_OPTIONS = 512, tuple(given["words"])
+backends_vllm._TOP, backends_vllm.NLI_OPTIONS = given["tokens"], tuple(given["words"])
 tokens, original = [], backends_vllm._response
 
 def response(completion, seed):
@@ -115,6 +115,11 @@ def environment():
     return os.environ | {"PYTHONPATH": str(ROOT), "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1"}
 
 
+def num_tokens():
+    """Return the size of the tiny model's vocabulary: of no more tokens can vLLM list the probabilities."""
+    return json.loads((Path(tiny.policy(heads=HEADS)) / "config.json").read_text())["vocab_size"]
+
+
 def offline(python, adapter):
     given = {
         "model": str(tiny.policy(heads=HEADS)),
@@ -122,6 +127,7 @@ def offline(python, adapter):
         "prompts": PROMPTS,
         "seeds": SEEDS,
         "words": WORDS,
+        "tokens": num_tokens(),
         "principles": [{"id": p.id, "question": p.question} for p in PRINCIPLES],
         "exchanges": EXCHANGES,
         "pairs": PAIRS,
@@ -144,7 +150,7 @@ def adapted():
 @pytest.fixture
 def answers(monkeypatch):
     """Make the tiny model's answers readable: it knows nothing, so that they are anywhere in its vocabulary."""
-    monkeypatch.setattr(backends_openai, "_TOP", 512)
+    monkeypatch.setattr(backends_openai, "_TOP", num_tokens())
     monkeypatch.setattr(backends_openai, "NLI_OPTIONS", WORDS)
     monkeypatch.setattr(hf, "NLI_OPTIONS", WORDS)
 
@@ -176,27 +182,30 @@ def test_the_offline_engine_agrees_with_transformers(python, answers, spec):
 
 
 @pytest.fixture(scope="module")
-def server(python):
+def server(python, tmp_path_factory):
     """Run vLLM's own server, with the adapter under a name of its own."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     options = {
         "model": tiny.policy(heads=HEADS), "served-model-name": "tiny", "host": "127.0.0.1", "port": port,
-        "dtype": "float32", "max-logprobs": 512, "generation-config": "vllm", "max-lora-rank": 8,
+        "dtype": "float32", "max-logprobs": num_tokens(), "generation-config": "vllm", "max-lora-rank": 8,
         "lora-modules": f"tuned={tiny.adapter(heads=HEADS)}",
     }  # fmt: skip
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--enable-lora", "--enforce-eager"]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as running:
+    log = tmp_path_factory.mktemp("vllm") / "log"
+    with log.open("w") as file, subprocess.Popen(command, env=environment(), stdout=file, stderr=file) as running:
         try:
-            for _ in range(300):
+            for _ in range(600):
                 try:
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
                     break
                 except OSError:
                     if running.poll() is not None:
-                        pytest.fail(f"vLLM ended: {running.stdout.read()[-4000:].decode()}")
+                        pytest.fail(f"vLLM ended: {log.read_text()[-4000:]}")
                     time.sleep(1)
+            else:
+                pytest.fail(f"vLLM does not answer: {log.read_text()[-4000:]}")
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             running.terminate()
