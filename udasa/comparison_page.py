@@ -87,16 +87,25 @@ def _pair(names: tuple[str, str], differences: Sequence[Difference]) -> dict[str
         "before": names[0],
         "after": names[1],
         "rows": [(d, reading(d), _words(d)) for d in differences],
-        "forest": Markup(figures.to_svg(figures.forest_chart(differences))),
+        "forest": Markup(figures.to_svg(_forest(differences))),
     }
+
+
+def _forest(differences: Sequence[Difference]) -> Any:
+    """Return the forest: the shares of right answers beside each other, the others by metric."""
+    return figures.forest_chart(
+        differences,
+        label=lambda d: f"{d.task} {d.metric}" if d.changes else d.task,  # type: ignore[attr-defined]
+        panel=lambda d: "share of documents" if d.changes else d.metric,  # type: ignore[attr-defined]
+    )
 
 
 def _words(d: Difference) -> str:
     """Say what the interval shows, and whether it holds up among all that were looked at."""
     verdict = reading(d)
     if verdict == "not told apart":
-        return "not told apart from noise"
-    return f"{verdict}, also after Holm" if d.p_holm < 0.05 else f"{verdict}, but not after Holm"
+        return verdict
+    return f"{verdict}, also by Holm" if d.p_holm < 0.05 else f"{verdict}, not by Holm"
 
 
 def _planes(found: Comparison) -> Iterator[dict[str, Any]]:

@@ -40,22 +40,27 @@ def reading(difference: Difference) -> str:
 
 
 def forest_chart(
-    differences: Sequence[Difference], label: Callable[[Difference], str] = lambda d: d.task
+    differences: Sequence[Difference],
+    label: Callable[[Difference], str] = lambda d: d.task,
+    panel: Callable[[Difference], str] = lambda d: d.metric,
 ) -> "alt.VConcatChart":
-    """Return the paired differences with their 95 % intervals: a panel a metric, since metrics have their own units.
+    """Return the paired differences with their 95 % intervals.
 
-    `label`: what stands beside a difference.
+    Args:
+        differences: of any tasks and metrics.
+        label: what stands beside a difference.
+        panel: the panel that a difference is in, by its title: one a metric, since metrics have their own units.
     """
     import altair as alt
 
     panels: Sequence[Any] = [
-        _forest([d for d in differences if d.metric == metric], metric, label)
-        for metric in sorted({d.metric for d in differences})
+        _forest([d for d in differences if (panel(d), d.higher_is_better) == place], place[0], label)
+        for place in sorted({(panel(d), d.higher_is_better) for d in differences})
     ]
     return styled(alt.vconcat(*panels, spacing=18), "Paired differences, after minus before, with 95 % intervals")
 
 
-def _forest(differences: Sequence[Difference], metric: str, label: Callable[[Difference], str]) -> "alt.LayerChart":
+def _forest(differences: Sequence[Difference], title: str, label: Callable[[Difference], str]) -> "alt.LayerChart":
     import altair as alt
 
     rows: list[dict[str, Any]] = [
@@ -78,8 +83,7 @@ def _forest(differences: Sequence[Difference], metric: str, label: Callable[[Dif
         of_rows(rows).mark_point(filled=True, size=90, opacity=1).encode(x="delta:Q", y=y, color=colour, shape=shape),
         of_rows(rows).mark_text(dy=-11).encode(x="delta:Q", y=y, text="label:N"),
     )
-    title = f"{visible(metric)} ({wish})"
-    return layered(*layers).properties(title=title, width=WIDTH - 150, height=alt.Step(36))
+    return layered(*layers).properties(title=f"{visible(title)} ({wish})", width=WIDTH - 150, height=alt.Step(36))
 
 
 def refusal_plane(points: Sequence[Mapping[str, Any]], title: str) -> "alt.LayerChart":
