@@ -58,5 +58,6 @@ def test_two_processes_train_what_one_does(tmp_path):
     assert [step["loss"] for step in two] == pytest.approx([step["loss"] for step in one], abs=1e-5)
     for stage in ("1-first", "2-second"):
         folders = [tmp_path / number / "stages" / stage for number in "12"]
-        assert spread(*map(weights, folders)) < 1e-4
+        # Adam scales up what the order of a sum changes in a tiny gradient; a step moves a weight by the learning rate
+        assert spread(*map(weights, folders)) < SETTINGS.learning_rate / 4
         assert {p.name for p in folders[0].iterdir()} == {p.name for p in folders[1].iterdir()}
