@@ -1,5 +1,7 @@
 """Models that are functions of a document, for tests of tasks and of what is made of their results."""
 
+from collections import Counter
+
 from udasa.evaluate import results, suite
 
 SETUP = results.Setup(
@@ -22,8 +24,6 @@ def evaluate(folder, tasks, *, loglikelihood=unasked, reply=unasked, limit=None,
 
     `loglikelihood`: of (document, index of the request); `reply`: of (document, how often it was asked before).
     """
-    from collections import Counter
-
     from lm_eval.api.model import LM
 
     class Scripted(LM):

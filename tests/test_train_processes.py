@@ -56,8 +56,8 @@ def test_two_processes_train_what_one_does(tmp_path):
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = (logged(tmp_path / number) for number in "12")
     assert [step["loss"] for step in two] == pytest.approx([step["loss"] for step in one], abs=1e-5)
-    for stage in ("1-first", "2-second"):
+    # Adam scales up what the order of a sum changes in a tiny gradient, in every step of both stages
+    for stage, apart in (("1-first", 1e-4), ("2-second", SETTINGS.learning_rate / 4)):
         folders = [tmp_path / number / "stages" / stage for number in "12"]
-        # Adam scales up what the order of a sum changes in a tiny gradient; a step moves a weight by the learning rate
-        assert spread(*map(weights, folders)) < SETTINGS.learning_rate / 4
+        assert spread(*map(weights, folders)) < apart
         assert {p.name for p in folders[0].iterdir()} == {p.name for p in folders[1].iterdir()}

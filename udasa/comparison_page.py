@@ -87,17 +87,17 @@ def _pair(names: tuple[str, str], differences: Sequence[Difference]) -> dict[str
         "before": names[0],
         "after": names[1],
         "rows": [(d, reading(d), _words(d)) for d in differences],
-        "forest": Markup(figures.to_svg(_forest(differences))),
+        "forest": Markup(figures.to_svg(figures.forest_chart(differences, _label, _panel))),
     }
 
 
-def _forest(differences: Sequence[Difference]) -> Any:
-    """Return the forest: the shares of right answers beside each other, the others by metric."""
-    return figures.forest_chart(
-        differences,
-        label=lambda d: f"{d.task} {d.metric}" if d.changes else d.task,  # type: ignore[attr-defined]
-        panel=lambda d: "share of documents" if d.changes else d.metric,  # type: ignore[attr-defined]
-    )
+def _label(d: Difference) -> str:
+    return f"{d.task} {d.metric}" if d.changes else d.task
+
+
+def _panel(d: Difference) -> str:
+    """Put the shares of right answers, which have one unit, beside each other."""
+    return "share of documents" if d.changes else d.metric
 
 
 def _words(d: Difference) -> str:

@@ -1,7 +1,7 @@
 """Paired differences -> charts: a forest of intervals, and how a model refuses over its stages."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from udasa.figures.style import INK, READING_COLOURS, WIDTH, layered, of_rows, styled, visible, x_axis
 
@@ -32,6 +32,9 @@ class Difference(Protocol):
     def higher_is_better(self) -> bool: ...  # noqa: D102
 
 
+D = TypeVar("D", bound=Difference)
+
+
 def reading(difference: Difference) -> str:
     """Return `better`, `worse` or, when the interval holds 0, `not told apart`."""
     if difference.low <= 0 <= difference.high:
@@ -40,9 +43,9 @@ def reading(difference: Difference) -> str:
 
 
 def forest_chart(
-    differences: Sequence[Difference],
-    label: Callable[[Difference], str] = lambda d: d.task,
-    panel: Callable[[Difference], str] = lambda d: d.metric,
+    differences: Sequence[D],
+    label: Callable[[D], str] = lambda d: d.task,
+    panel: Callable[[D], str] = lambda d: d.metric,
 ) -> "alt.VConcatChart":
     """Return the paired differences with their 95 % intervals.
 
@@ -53,14 +56,14 @@ def forest_chart(
     """
     import altair as alt
 
-    panels: Sequence[Any] = [
-        _forest([d for d in differences if (panel(d), d.higher_is_better) == place], place[0], label)
-        for place in sorted({(panel(d), d.higher_is_better) for d in differences})
-    ]
-    return styled(alt.vconcat(*panels, spacing=18), "Paired differences, after minus before, with 95 % intervals")
+    panels: dict[tuple[str, bool], list[D]] = {}
+    for d in differences:
+        panels.setdefault((panel(d), d.higher_is_better), []).append(d)
+    charts: Sequence[Any] = [_forest(panels[place], place[0], label) for place in sorted(panels)]
+    return styled(alt.vconcat(*charts, spacing=18), "Paired differences, after minus before, with 95 % intervals")
 
 
-def _forest(differences: Sequence[Difference], title: str, label: Callable[[Difference], str]) -> "alt.LayerChart":
+def _forest(differences: Sequence[D], title: str, label: Callable[[D], str]) -> "alt.LayerChart":
     import altair as alt
 
     rows: list[dict[str, Any]] = [
