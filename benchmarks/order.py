@@ -9,9 +9,10 @@ import numpy as np
 from sampling import messages
 
 from udasa import recipe
-from udasa.backends import Sampling, stable_hash
+from udasa.backends import Sampling
 from udasa.backends_hf import load_causal_lm
 from udasa.backends_hf.sampler import HFSampler
+from udasa.digests import stable_hash
 
 
 def main() -> None:

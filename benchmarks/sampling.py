@@ -23,10 +23,11 @@ import torch
 from transformers import DynamicCache, GenerationConfig, set_seed
 
 from udasa import prompts, recipe
-from udasa.backends import Sampling, stable_hash
+from udasa.backends import Sampling
 from udasa.backends_hf import load_causal_lm
 from udasa.backends_hf.cache import cache_argument
 from udasa.backends_hf.sampler import HFSampler
+from udasa.digests import stable_hash
 
 Asked = list[list[dict[str, str]]]
 """Conversations."""

@@ -16,7 +16,6 @@ from udasa.backends import (
     judge_context,
     judge_questions,
     nli_context,
-    stable_hash,
 )
 from udasa.backends_hf import identity, load_causal_lm, make_entailer, make_judge, make_sampler, make_truth_judge
 from udasa.backends_hf import judge as hf_judge
@@ -24,6 +23,7 @@ from udasa.backends_hf.batches import batches_by_length
 from udasa.backends_hf.entailers import NLIEntailer, SimilarityEntailer
 from udasa.backends_hf.judge import HFJudge
 from udasa.backends_hf.sampler import SeededChoice
+from udasa.digests import stable_hash
 from udasa.errors import UserError
 from udasa.questions import fingerprint
 from udasa.recipe import Entailment

@@ -11,7 +11,8 @@ from tests import tiny
 from tests.builds import FAKE, built, recipe
 from udasa import arms
 from udasa.arms.contrast import contrasted
-from udasa.backends import ModelSpec, Sampling, stable_hash
+from udasa.backends import ModelSpec, Sampling
+from udasa.digests import stable_hash
 from udasa.errors import UserError
 from udasa.experiment import Plan, compare, experiment, run, to_markdown
 from udasa.probe import METRICS

@@ -13,8 +13,8 @@ from polars.testing import assert_frame_equal
 
 from tests.tables import EXAMPLES, answered, exploded, reply, scored
 from udasa import schema
-from udasa.backends import stable_hash
 from udasa.calibrate import calibrate
+from udasa.digests import stable_hash
 from udasa.pairs import Paired, pair
 from udasa.recipe import Pairing, Weights
 

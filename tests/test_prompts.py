@@ -14,7 +14,7 @@ import pytest
 from tests.tables import FAKE, ask, id_of, recipe, write_jsonl
 from udasa import prompts, resources, schema
 from udasa import recipe as recipes
-from udasa.backends import stable_hash
+from udasa.digests import stable_hash
 from udasa.errors import UserError
 from udasa.recipe import Judging, Recipe, Source
 

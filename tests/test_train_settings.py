@@ -6,7 +6,8 @@ import math
 import pytest
 
 from tests.train_data import SETTINGS, datasets, logged, make_policy, spread, weights
-from udasa.backends import ModelSpec, stable_hash
+from udasa.backends import ModelSpec
+from udasa.digests import stable_hash
 from udasa.errors import UserError
 from udasa.recipe import Override, Training
 from udasa.train import dpo, train_stages

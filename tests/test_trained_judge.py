@@ -11,8 +11,9 @@ import pytest
 
 from tests import tiny
 from udasa import ratings, trained_judge
-from udasa.backends import MEMBERS, Exchange, ModelSpec, stable_hash
+from udasa.backends import MEMBERS, Exchange, ModelSpec
 from udasa.backends_hf import identity, make_trained_judge, trained
+from udasa.digests import stable_hash
 from udasa.errors import UserError
 from udasa.uncertainty import value_position_bias, value_risk, value_uncertainty
 

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from udasa.backends import Identity, ModelSpec, files_sha256
+from udasa.backends import Identity, ModelSpec
+from udasa.digests import files_sha256
 from udasa.errors import UserError
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")

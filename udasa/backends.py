@@ -6,7 +6,6 @@ sampler.sample([[{"role": "user", "content": "Hi"}]], seeds=[[7, 8]])
 -> [[Response(text="Hello!", num_tokens=2, ...), Response(text="Hi there.", ...)]]
 """
 
-import hashlib
 import importlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -323,23 +322,6 @@ def _encoders(spec: ModelSpec) -> Mapping[str, Any]:
             f"The encoder {spec.model} cannot run on the backend '{spec.backend}'; set its backend to 'hf'."
         )
     return _engine(spec)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file, as hex; it is read piece by piece."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def files_sha256(paths: Iterable[Path]) -> str:
-    """Return one sha256 over files, as hex: of a line `name:sha256` each, in this order."""
-    return hashlib.sha256("".join(f"{path.name}:{file_sha256(path)}\n" for path in paths).encode()).hexdigest()
-
-
-def stable_hash(*parts: object) -> int:
-    """Return 63 bits of SHA-256 over the parts: the same on every machine and in every process."""
-    text = "\x1f".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 _UNLISTED = 0.01

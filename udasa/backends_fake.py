@@ -21,8 +21,8 @@ from udasa.backends import (
     Runtime,
     Sampling,
     ignore,
-    stable_hash,
 )
+from udasa.digests import stable_hash
 
 
 class FakeSampler:

@@ -45,9 +45,9 @@ from udasa.backends import (
     make_response,
     nli_context,
     read_answer,
-    stable_hash,
     stop_place,
 )
+from udasa.digests import stable_hash
 from udasa.errors import UserError, require
 from udasa.memory import Replies
 

@@ -12,8 +12,9 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from udasa.backends import Floats, stable_hash
+from udasa.backends import Floats
 from udasa.calibrate import Curve
+from udasa.digests import stable_hash
 from udasa.maps import used
 from udasa.recipe import Recipe
 from udasa.statistics import hull

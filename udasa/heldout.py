@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from udasa import resources, stages
-from udasa.backends import stable_hash
+from udasa.digests import stable_hash
 from udasa.errors import UserError
 from udasa.release import Opened
 

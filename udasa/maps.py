@@ -17,7 +17,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from udasa import schema
-from udasa.backends import STRICT, Floats, file_sha256, stable_hash
+from udasa.backends import STRICT, Floats
+from udasa.digests import file_sha256, stable_hash
 from udasa.errors import UserError
 from udasa.recipe import Calibration, Measures, Weights, bundled_path
 from udasa.run import write_file

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from udasa.backends import Floats, stable_hash
+from udasa.backends import Floats
+from udasa.digests import stable_hash
 from udasa.statistics import hull, interval, paired_interval, right_or_wrong
 
 FLIPS = 20_000

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import polars as pl
 
 from udasa import schema
-from udasa.backends import stable_hash
+from udasa.digests import stable_hash
 from udasa.recipe import Pairing
 
 COLUMNS = ("prompt_id", "messages", "task", "domain", "source", "license")

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from udasa import costs, flow, log, prompts, recipe, run
-from udasa.backends import stable_hash
+from udasa.digests import stable_hash
 from udasa.errors import UserError
 from udasa.recipe import Recipe
 from udasa.run import Progress, silent

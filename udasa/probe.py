@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from udasa import backends_hf
-from udasa.backends import Floats, ModelSpec, Response, Sampling, stable_hash
+from udasa.backends import Floats, ModelSpec, Response, Sampling
 from udasa.backends_hf.batches import batches_by_length
+from udasa.digests import stable_hash
 from udasa.errors import UserError, require
 from udasa.heldout import HeldOut
 from udasa.refusals import OPENING

@@ -16,7 +16,8 @@ import pyarrow as pa
 from datasketch import MinHash, MinHashLSH
 
 from udasa import schema
-from udasa.backends import Message, file_sha256, stable_hash
+from udasa.backends import Message
+from udasa.digests import file_sha256, stable_hash
 from udasa.errors import UserError
 from udasa.recipe import Recipe, Source, bundled_path
 

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from udasa.backends import Floats, stable_hash
+from udasa.backends import Floats
+from udasa.digests import stable_hash
 from udasa.errors import UserError
 
 HARMFUL = 0.5

@@ -6,7 +6,8 @@ from typing import Any
 import pyarrow as pa
 
 from udasa import schema
-from udasa.backends import Failure, Message, Report, Response, Sampler, ignore, stable_hash
+from udasa.backends import Failure, Message, Report, Response, Sampler, ignore
+from udasa.digests import stable_hash
 from udasa.errors import UserError
 
 

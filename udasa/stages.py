@@ -6,7 +6,7 @@ import polars as pl
 import pyarrow as pa
 
 from udasa import schema
-from udasa.backends import stable_hash
+from udasa.digests import stable_hash
 from udasa.recipe import Staging
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from udasa.backends import Floats, stable_hash
+from udasa.backends import Floats
+from udasa.digests import stable_hash
 
 RESAMPLES = 10_000
 """Bootstrap resamples behind the interval of a mean."""

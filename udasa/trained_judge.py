@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from udasa import agreement, run
 from udasa.agreement import Estimate
-from udasa.backends import MEMBERS, Exchange, Floats, Message, ModelSpec, file_sha256
+from udasa.backends import MEMBERS, Exchange, Floats, Message, ModelSpec
 from udasa.backends_hf import trained
 from udasa.backends_hf.trained import Block, Features, Head
+from udasa.digests import file_sha256
 from udasa.errors import UserError, require
 from udasa.ratings import HARMFUL, Ratings, read
 from udasa.run import Progress, silent

@@ -18,7 +18,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from udasa import run
-from udasa.backends import Floats, ModelSpec, file_sha256
+from udasa.backends import Floats, ModelSpec
+from udasa.digests import file_sha256
 from udasa.errors import UserError
 from udasa.heldout import HeldOut
 from udasa.probe import METRICS, Values, by_stage, probe

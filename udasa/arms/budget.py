@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from udasa.backends import stable_hash
+from udasa.digests import stable_hash
 from udasa.errors import UserError
 
 

@@ -7,7 +7,8 @@ import polars as pl
 
 from udasa import stages
 from udasa.arms.order import ONE_STAGE
-from udasa.backends import Message, ModelSpec, Response, make_sampler, stable_hash
+from udasa.backends import Message, ModelSpec, Response, make_sampler
+from udasa.digests import stable_hash
 from udasa.errors import UserError
 from udasa.pairs import normal
 from udasa.release import Opened

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from udasa.backends import stable_hash
+from udasa.digests import stable_hash
 
 ONE_STAGE = "all"
 """The stage of an arm that has only one."""

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from udasa import maps, pairing, schema
 from udasa.arms.order import ONE_STAGE
-from udasa.backends import ModelSpec, stable_hash
+from udasa.backends import ModelSpec
+from udasa.digests import stable_hash
 from udasa.errors import UserError
 from udasa.recipe import Calibration, Measures, Recipe, Weights, can_bound_gaps
 from udasa.release import Opened

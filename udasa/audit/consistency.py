@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from udasa import flow, maps, recipe, run, schema, uncertainty
 from udasa.audit.changes import PairChanges, Row, Side, changes, correlation, finished, paired_values
-from udasa.backends import stable_hash
+from udasa.digests import stable_hash
 from udasa.recipe import Recipe
 from udasa.run import Progress, silent
 from udasa.statistics import Estimate

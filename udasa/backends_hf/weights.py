@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from udasa.adapters import Adapter, find_adapter
-from udasa.backends import Identity, ModelSpec, file_sha256, files_sha256
+from udasa.backends import Identity, ModelSpec
+from udasa.digests import file_sha256, files_sha256
 from udasa.errors import UserError, require
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from udasa.backends import stable_hash
+from udasa.digests import stable_hash
 from udasa.evaluate import calibration
 from udasa.evaluate.comparison import Calibration
 from udasa.evaluate.results import Scores

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from udasa.adapters import find_adapter
-from udasa.backends import ModelSpec, Report, Response, Sampling, ignore, stable_hash
+from udasa.backends import ModelSpec, Report, Response, Sampling, ignore
 from udasa.backends_hf import load_causal_lm
 from udasa.backends_hf.weights import find_weights
+from udasa.digests import stable_hash
 from udasa.errors import UserError, require
 from udasa.evaluate.results import Setup, sha256
 from udasa.run import Progress

@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from udasa.backends import Failure, Identity, Message, ModelSpec, Sampler, Sampling, identity, make_sampler, stable_hash
+from udasa.backends import Failure, Identity, Message, ModelSpec, Sampler, Sampling, identity, make_sampler
+from udasa.digests import stable_hash
 from udasa.errors import UserError
 
 Verdict = Literal["A", "B", "tie"]

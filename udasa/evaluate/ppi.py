@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from udasa.backends import stable_hash
+from udasa.digests import stable_hash
 from udasa.errors import UserError
 from udasa.statistics import hull, paired_interval
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from udasa import agreement, maps
 from udasa.agreement import Estimate
-from udasa.backends import Floats, stable_hash
+from udasa.backends import Floats
+from udasa.digests import stable_hash
 from udasa.evaluate import sources, text_classifier
 from udasa.evaluate.text_classifier import TextClassifier
 

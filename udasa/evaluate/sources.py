@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from udasa.backends import file_sha256
+from udasa.digests import file_sha256
 from udasa.errors import UserError
 
 MIRROR = "UDASA_EVAL_DATA"

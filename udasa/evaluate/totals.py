@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from udasa.backends import stable_hash
+from udasa.digests import stable_hash
 from udasa.evaluate.results import Metric
 
 _DRAWS = 1000

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from udasa import schema
-from udasa.backends import stable_hash
+from udasa.digests import stable_hash
 
 RESAMPLES = 400
 COLUMNS = tuple(f"{dimension}_uncertainty" for dimension in schema.DIMENSIONS)

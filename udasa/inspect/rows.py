@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from udasa import schema
-from udasa.backends import stable_hash
+from udasa.digests import stable_hash
 from udasa.figures import visible
 from udasa.recipe import Pairing, Weights
 from udasa.report import SCORES, contributions, explain_stage

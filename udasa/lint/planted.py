@@ -16,7 +16,8 @@ import polars as pl
 import pyarrow as pa
 
 from udasa import schema
-from udasa.backends import file_sha256, ignore
+from udasa.backends import ignore
+from udasa.digests import file_sha256
 from udasa.errors import UserError
 from udasa.limits import Planted
 from udasa.lint.finding import UNCHECKED, Auc, Finding, auc, finding

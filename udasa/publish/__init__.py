@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import HfApi
 
 from udasa import cards
-from udasa.backends import file_sha256
+from udasa.digests import file_sha256
 from udasa.errors import UserError
 from udasa.publish import versions
 from udasa.publish.assemble import assemble, stamp

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from udasa import cards, figures, recipe, run, schema, stages
-from udasa.backends import file_sha256
+from udasa.digests import file_sha256
 from udasa.errors import UserError
 from udasa.recipe import Recipe
 from udasa.release import MANIFEST, is_folder, open_data

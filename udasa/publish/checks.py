@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
 from udasa import __version__, cards, lint, recipe, run, schema, stages
-from udasa.backends import file_sha256
+from udasa.digests import file_sha256
 from udasa.errors import UserError
 from udasa.prompts import prompt_id
 from udasa.publish.assemble import CARD, CROISSANT, describe, owned, render_card

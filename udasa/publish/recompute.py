@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from udasa import flow, maps, run, schema
-from udasa.backends import file_sha256
+from udasa.digests import file_sha256
 from udasa.errors import UserError
 from udasa.publish.assemble import write_tables
 from udasa.release import Opened, open_data, open_release

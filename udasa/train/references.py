@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from udasa import backends_hf
-from udasa.backends import ModelSpec, Report, files_sha256
+from udasa.backends import ModelSpec, Report
 from udasa.backends_hf.weights import cache_folder
+from udasa.digests import files_sha256
 from udasa.errors import UserError
 from udasa.recipe import Training
 from udasa.run import Progress, write_file

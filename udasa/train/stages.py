@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from pydantic import TypeAdapter
 
 from udasa import backends_hf
-from udasa.backends import ModelSpec, stable_hash
+from udasa.backends import ModelSpec
+from udasa.digests import stable_hash
 from udasa.errors import UserError, require
 from udasa.lint import Finding
 from udasa.recipe import Training

@@ -15,7 +15,8 @@ import polars as pl
 import pyarrow as pa
 
 from udasa import calibrate, maps, schema, uncertainty
-from udasa.backends import Message, make_entailer, make_judge, make_trained_judge, stable_hash
+from udasa.backends import Message, make_entailer, make_judge, make_trained_judge
+from udasa.digests import stable_hash
 from udasa.evaluate import calibration, context, sources
 from udasa.evaluate.language_model import Reply
 from udasa.evaluate.tasks.documents import as_split, content_id, take
