@@ -1,11 +1,10 @@
-"""The public suite on a made-up mirror: the checks of lm-eval, scripted models with exact results, the real files."""
+"""The public suite on a made-up mirror: the checks of lm-eval, scripted models with exact results."""
 
 import json
 import math
 from collections import Counter
 from functools import partial
 
-import numpy as np
 import pytest
 
 from tests import mirror, planted, tiny
@@ -13,7 +12,7 @@ from tests import scripted as scripts
 from udasa import resources
 from udasa.backends import ModelSpec
 from udasa.errors import MissingExtraError, UserError
-from udasa.evaluate import evaluate, hhh, load, sources, suite
+from udasa.evaluate import evaluate, load, suite
 from udasa.evaluate.results import sha256
 from udasa.evaluate.tasks import bias, canary, ifeval, preferences, truth
 
@@ -27,8 +26,6 @@ GENERATED = (
 )
 TASKS = (*LOGLIKELIHOOD, "udasa_canary_arithmetic", "udasa_canary_text")
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT 0.21
-REAL = resources.shelf("eval").parents[1] / "shared" / "data"
-real = pytest.mark.skipif(not REAL.is_dir(), reason="the public data sets are not beside the project")
 
 
 @pytest.fixture
@@ -301,57 +298,6 @@ def test_what_the_checks_need_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "immutabledict", __import__("json"))
     with pytest.raises(MissingExtraError, match=r"langdetect is not installed.*pip install 'udasa\[ifeval\]'"):
         ifeval.prompts()
-
-
-# The real files
-
-
-def rubric(query, reply):
-    return (
-        "###Task Description:\nGrade it.\n\n###The instruction to evaluate:\n"
-        f"{query}\n\n###Response to evaluate:\n{reply}\n\n###Score Rubrics:\n[Is it good?]\n\n###Feedback: "
-    )
-
-
-def wrapped(pairs):
-    return json.dumps([
-        {"source": pair["subset"], **{f"{side}_instruction": rubric(pair["query"], pair[side])
-                                      for side in ("chosen", "rejected")}}
-        for pair in pairs
-    ])  # fmt: skip
-
-
-def test_pairs_are_cut_out_of_a_rubric(data):
-    text = (data / sources.HHH).read_text(encoding="utf-8")
-    pairs = [json.loads(line) for line in text.splitlines()]
-    assert hhh.cut(wrapped(pairs)) == text
-    with pytest.raises(ValueError, match="instructions of pair 0 differ"):
-        hhh.cut(wrapped(pairs).replace("query 0", "query 9", 1))
-    with pytest.raises(ValueError, match="in this order"):
-        hhh.cut(json.dumps([{"source": "other", "chosen_instruction": "a", "rejected_instruction": "b"}]))
-
-
-@real
-def test_what_is_cut_out_has_the_sha256_that_is_expected():
-    text = (REAL / sources.HHH).read_text(encoding="utf-8")
-    made = hhh.cut(wrapped(json.loads(line) for line in text.splitlines()))
-    assert sha256(made.encode()) in sources.SOURCES["hhh_alignment"].files["hhh_alignment.jsonl"].sha256
-
-
-@real
-def test_the_real_files_have_the_rows_they_should():
-    given = str(REAL)
-    truths, pairs = (list(made(given)["test"]) for made in (truth.binary, preferences.hhh))
-    assert len(truths) == len({row["id"] for row in truths}) == 790
-    assert len({row["cluster"] for row in truths}) == 37 and sum(row["gold"] for row in truths) == 395
-    longer = [len(row["choices"][row["gold"]]) > len(row["choices"][1 - row["gold"]]) for row in truths]
-    assert np.mean(longer) == pytest.approx(0.619, abs=0.005)
-    assert len(pairs) == len({row["id"] for row in pairs}) == 221 and len({row["cluster"] for row in pairs}) == 102
-    assert Counter(row["subset"] for row in pairs) == {"honest": 61, "helpful": 59, "harmless": 58, "other": 43}
-    assert len(preferences.hh_harmless(given)["test"]) == 658
-    questions = list(bias.ambiguous(given)["test"])
-    assert len(questions) == len({row["id"] for row in questions}) == 5978
-    assert all(sorted(row["leaning"]) == [-1, 0, 1] and row["leaning"][row["gold"]] == 0 for row in questions)
 
 
 @pytest.fixture
