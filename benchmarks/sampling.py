@@ -32,7 +32,6 @@ from udasa.digests import stable_hash
 Asked = list[list[dict[str, str]]]
 """Conversations."""
 K, NEW = 8, 48
-SAMPLED = GenerationConfig(max_new_tokens=NEW, do_sample=True, temperature=1.0, top_p=1.0, top_k=0)
 
 
 def messages(count: int) -> Asked:
@@ -45,13 +44,13 @@ def messages(count: int) -> Asked:
 
 def one_by_one(model: Any, tokenizer: Any, asked: Asked) -> int:
     """Call `generate` prompt by prompt."""
-    return sum(len(_generate(model, _encode(tokenizer, [one]))) for one in asked)
+    return sum(len(_generate(model, tokenizer, _encode(tokenizer, [one]))) for one in asked)
 
 
 def in_batches(model: Any, tokenizer: Any, asked: Asked, size: int) -> int:
     """Call `generate` on length-sorted batches of prompts."""
     ordered = _by_length(tokenizer, asked)
-    return sum(len(_generate(model, _encode(tokenizer, part))) for part in _cut(ordered, size))
+    return sum(len(_generate(model, tokenizer, _encode(tokenizer, part))) for part in _cut(ordered, size))
 
 
 def from_one_prefill(model: Any, tokenizer: Any, asked: Asked, size: int) -> int:
@@ -65,7 +64,7 @@ def from_one_prefill(model: Any, tokenizer: Any, asked: Asked, size: int) -> int
             model(**heads, position_ids=places, logits_to_keep=1, **{cache_argument(model): cache})
             cache.batch_repeat_interleave(K)
             whole = {name: rows.repeat_interleave(K, dim=0) for name, rows in batch.items()}
-            drawn += len(model.generate(**whole, **{cache_argument(model): cache}, generation_config=SAMPLED))
+            drawn += len(_generate(model, tokenizer, whole | {cache_argument(model): cache}, each=1))
     return drawn
 
 
@@ -90,9 +89,19 @@ def _by_length(tokenizer: Any, asked: Asked) -> Asked:
     return sorted(asked, key=lambda one: -len(tokenizer.apply_chat_template(one)["input_ids"]))
 
 
-def _generate(model: Any, batch: Any) -> Any:
+def _generate(model: Any, tokenizer: Any, batch: Any, each: int = K) -> Any:
+    sampled = GenerationConfig(
+        max_new_tokens=NEW,
+        do_sample=True,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        num_return_sequences=each,
+        eos_token_id=model.generation_config.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     with torch.inference_mode():
-        return model.generate(**batch, num_return_sequences=K, generation_config=SAMPLED)
+        return model.generate(**batch, generation_config=sampled)
 
 
 def times(contenders: dict[str, Callable[[], int]], repeats: int) -> dict[str, float]:
@@ -123,7 +132,6 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     model, tokenizer = load_causal_lm(recipe.load("demo").policy)
-    SAMPLED.eos_token_id, SAMPLED.pad_token_id = model.generation_config.eos_token_id, tokenizer.pad_token_id
     asked = messages(given.prompts)
     bare = {"generate, batches of": in_batches, "generate from one prefill, batches of": from_one_prefill}
     contenders: dict[str, Callable[[], int]] = {

@@ -1,4 +1,5 @@
 import inspect
+import itertools
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from udasa.backends import (
 )
 from udasa.backends_hf import identity, load_causal_lm, make_entailer, make_judge, make_sampler, make_truth_judge
 from udasa.backends_hf import judge as hf_judge
-from udasa.backends_hf.batches import batches_by_length
+from udasa.backends_hf.batches import CACHE_FACTOR, batches_by_length
 from udasa.backends_hf.entailers import NLIEntailer, SimilarityEntailer
 from udasa.backends_hf.judge import HFJudge
 from udasa.backends_hf.sampler import SeededChoice
@@ -53,21 +54,41 @@ def test_sampled_tokens_do_not_depend_on_the_batch():
     np.testing.assert_allclose(*sums, atol=1e-4)
 
 
-def test_a_prompts_responses_share_one_prefill():
-    sampler = make_sampler(spec(), Sampling(k=3, max_new_tokens=12))
-    seen = []
-    forward = sampler.model.forward
+def forward_passes(sampler, monkeypatch):
+    """Return a list that receives the shape of what each forward pass reads."""
+    seen, forward = [], sampler.model.forward
 
     def counting(*args, **kwargs):
         seen.append(tuple(kwargs["input_ids"].shape))
         return forward(*args, **kwargs)
 
     counting.__signature__ = inspect.signature(forward)
-    sampler.model.forward = counting
+    monkeypatch.setattr(sampler.model, "forward", counting)
+    return seen
+
+
+def test_a_prompts_responses_share_one_prefill(monkeypatch):
+    sampler = make_sampler(spec(), Sampling(k=3, max_new_tokens=12))
+    seen = forward_passes(sampler, monkeypatch)
     sampler.sample(PROMPTS, SEEDS)
     width = max(len(sampler._encode(prompt)) for prompt in PROMPTS)
     assert seen[0] == (3, width - 1)
     assert set(seen[1:]) == {(9, 1)}
+
+
+@pytest.mark.parametrize("num_responses", [1, 3, 8])
+@pytest.mark.parametrize("batch_tokens", [40, 70, 200])
+def test_batches_keep_to_the_budget_of_a_forward_pass_and_of_the_cache(num_responses, batch_tokens, monkeypatch):
+    sampler = make_sampler(spec(batch_tokens=batch_tokens), Sampling(k=2, max_new_tokens=12))
+    seen = forward_passes(sampler, monkeypatch)
+    prompts = PROMPTS * 4
+    drawn = sampler.sample(prompts, [[stable_hash(i, k) for k in range(num_responses)] for i in range(len(prompts))])
+    assert [len(row) for row in drawn] == [num_responses] * len(prompts)
+    assert max(rows * columns for rows, columns in seen) <= batch_tokens
+    drawing = [
+        rows * (columns + 1 + 12) for (_, columns), (rows, step) in itertools.pairwise(seen) if columns > 1 == step
+    ]
+    assert max(drawing) <= CACHE_FACTOR * batch_tokens
 
 
 def test_a_response_belongs_to_its_prompt_and_seed():

@@ -130,7 +130,7 @@ class ModelSpec:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """`auto`: float32 on a CPU, bfloat16 on a GPU."""
     batch_tokens: int = 4096
-    """Largest number of padded tokens in one forward pass."""
+    """Largest number of padded tokens in one forward pass; a cache may hold four times as many."""
 
     def __post_init__(self) -> None:
         """Check the values."""

@@ -2,6 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+CACHE_FACTOR = 4
+"""Cached tokens allowed in a batch, as a multiple of the tokens of one forward pass: a token takes less room there."""
+
 
 def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Group row numbers, longest first, so that rows x longest stays within the budget (at least one row)."""

@@ -26,7 +26,7 @@ from udasa.backends import (
     judge_questions,
     nli_context,
 )
-from udasa.backends_hf.batches import batches
+from udasa.backends_hf.batches import CACHE_FACTOR, batches
 from udasa.backends_hf.cache import cache_argument, positions
 from udasa.errors import UserError
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 _MARK = "\u241e"
 """Stands where the question goes, to find the place in the rendered template."""
-_CACHE_FACTOR = 4
-"""Cached tokens allowed in a batch, as a multiple of the tokens of one forward pass."""
 
 
 class _Reader:
@@ -105,7 +103,7 @@ class _Reader:
 
         def capacity(longest: int) -> int:
             forward = self.batch_tokens // max(longest, num_questions * width)
-            cached = _CACHE_FACTOR * self.batch_tokens // (num_questions * (longest + width))
+            cached = CACHE_FACTOR * self.batch_tokens // (num_questions * (longest + width))
             return min(forward, cached)
 
         return batches(lengths, capacity)

@@ -1,5 +1,6 @@
 """Chat prompts -> K responses with their log-probabilities, each drawn by its own seed."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from transformers import (
 )
 
 from udasa.backends import Failure, Message, Report, Response, Sampling, ignore, make_response, stop_place
-from udasa.backends_hf.batches import batches_by_length
+from udasa.backends_hf.batches import CACHE_FACTOR, batches_by_length
 from udasa.backends_hf.cache import cache_argument, positions
 
 if TYPE_CHECKING:
@@ -104,9 +105,8 @@ class HFSampler:
         lengths = [len(ids) for ids in encoded]
         fitting = [i for i, length in enumerate(lengths) if self._fits(length)]
         parts = [part for i in fitting for part in self._parts(i, lengths[i], len(seeds[i]))]
-        widths = [(lengths[i] + self.sampling.max_new_tokens) * len(ks) for i, ks in parts]
         report(len(encoded) - len(fitting))
-        for numbers in batches_by_length(widths, self.batch_tokens):
+        for numbers in batches_by_length([self._cost(lengths[i], len(ks)) for i, ks in parts], self.batch_tokens):
             batch = [parts[n] for n in numbers]
             rows = [(i, k) for i, ks in batch for k in ks]
             responses = self._generate(
@@ -122,9 +122,14 @@ class HFSampler:
 
     def _parts(self, prompt: int, length: int, count: int) -> Iterator[tuple[int, range]]:
         """Yield a prompt's responses in parts that fit the token budget, as (prompt, numbers); mostly all in one."""
-        size = max(1, min(count, self.batch_tokens // (length + self.sampling.max_new_tokens)))
+        size = max(1, min(count, CACHE_FACTOR * self.batch_tokens // (length + self.sampling.max_new_tokens)))
         for start in range(0, count, size):
             yield prompt, range(start, min(start + size, count))
+
+    def _cost(self, length: int, count: int) -> int:
+        """Return what a prompt's responses take of the token budget: the prefill's forward pass, or the cache."""
+        cached = (length + self.sampling.max_new_tokens) * count
+        return max(length, math.ceil(cached / CACHE_FACTOR))
 
     def _encode(self, messages: list[Message]) -> list[int]:
         ids: list[int] = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]

@@ -114,6 +114,8 @@ class Compared(NamedTuple):
     """A model a seed."""
     facts: dict[str, str]
     """What its values hang on."""
+    files: dict[str, str]
+    """sha256 of every file of a public data set that was read, by name."""
     adapters: tuple[str | None, ...]
     """sha256 of each adapter, or `none`; None where it was not recorded."""
 

@@ -261,6 +261,7 @@ def _described(side: Side) -> Compared:
         side.name,
         tuple(run.model for run in side.runs),
         side.runs[0].facts,
+        side.runs[0].files,
         tuple(run.adapter for run in side.runs),
     )
 

@@ -43,6 +43,8 @@ class Run:
     """sha256 of the adapter, or `none`; None where it was not recorded."""
     facts: dict[str, str]
     """What the values hang on, by name; what was not recorded is not there."""
+    files: dict[str, str]
+    """sha256 of every file of a public data set that was read, by name."""
     tasks: dict[str, Task]
 
 
@@ -80,7 +82,7 @@ def _ours(folder: Path, cluster: str) -> Run:
     facts = {
         "chat template": setup.chat_template, "batch size": str(setup.batch_size), "dtype": setup.dtype,
         "device": setup.device, "profile": setup.profile,
-    } | {f"sha256 of {name}": digest for name, digest in found.sources.items()}  # fmt: skip
+    }  # fmt: skip
     tasks = {}
     for name, result in found.tasks.items():
         read = scores(read_samples(folder, result), cluster)
@@ -90,7 +92,12 @@ def _ours(folder: Path, cluster: str) -> Run:
             facts={"version": result.version}, scores=_only(read, means, name, folder), higher_is_better=up
         )
     return Run(
-        path=folder, model=str(setup.model.get("model")), adapter=setup.adapter or "none", facts=facts, tasks=tasks
+        path=folder,
+        model=str(setup.model.get("model")),
+        adapter=setup.adapter or "none",
+        facts=facts,
+        files=found.sources,
+        tasks=tasks,
     )
 
 
@@ -107,7 +114,8 @@ def _stock(files: Iterable[Path], cluster: str) -> Run:
         dated = _DATED.search(file.name)
         tasks = {name: _task(found, name, file, dated[1] if dated else "", cluster) for name in names}
         if run is None:
-            run = Run(path=file.parent, model=str(found.get("model_name")), adapter=None, facts=facts, tasks={})
+            model = str(found.get("model_name"))
+            run = Run(path=file.parent, model=model, adapter=None, facts=facts, files={}, tasks={})
         if twice := [name for name in tasks if name in run.tasks]:
             raise UserError(
                 f"{file.parent} holds more than one evaluation of {', '.join(twice)}. Name the results file that you "

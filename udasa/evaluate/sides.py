@@ -73,6 +73,8 @@ def mismatches(sides: Sequence[Side], tasks: Iterable[str]) -> list[Mismatch]:
     found = []
     for fact in dict.fromkeys(name for _, run in runs for name in run.facts):
         found += _differing(fact, [(name, run.facts[fact]) for name, run in runs if fact in run.facts])
+    for file in dict.fromkeys(name for _, run in runs for name in run.files):
+        found += _differing(f"sha256 of {file}", [(name, run.files[file]) for name, run in runs if file in run.files])
     for task in tasks:
         logged = [(name, run.tasks[task]) for name, run in runs]
         for fact in dict.fromkeys(key for _, log in logged for key in log.facts):
