@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument(
         "--batch", type=int, nargs="+", default=[8, 16, 64], help="prompts in a batch of the bare loops"
     )
-    parser.add_argument("--batch-tokens", type=int, nargs="+", default=[4096, 16384], help="of udasa")
+    parser.add_argument("--batch-tokens", type=int, nargs="+", default=[4096], help="of udasa")
     parser.add_argument("--profile", action="store_true", help="of udasa at the first of these")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
