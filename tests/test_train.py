@@ -145,24 +145,6 @@ def test_the_log_of_the_steps_is_kept_and_drawn(runs):
     assert all(stage in figure for stage in schema.STAGES)
 
 
-def test_a_tracker_is_told_every_step(data, policy, tmp_path, monkeypatch):
-    from transformers import TrainerCallback
-    from transformers.integrations import integration_utils
-
-    seen = []
-
-    class Tracker(TrainerCallback):
-        def on_log(self, args, state, control, logs, **_):
-            seen.append((args.run_name, state.global_step, "loss" in logs))
-
-    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
-    settings = dataclasses.replace(SETTINGS, stages=("conservative",))
-    train(data, tmp_path / "run", policy=policy, training=settings, report_to=("tensorboard",))
-    assert seen == [("run-conservative", n, True) for n in (1, 2, 3)] + [("run-conservative", 3, False)]
-    with pytest.raises(UserError, match=r"tracker no-such-one.*tensorboard"):
-        train(data, tmp_path / "wrong", policy=policy, training=settings, report_to=("no-such-one",))
-
-
 @pytest.mark.filterwarnings(DEPRECATED)
 def test_the_adapter_loads_with_plain_peft(runs, policy):
     import torch

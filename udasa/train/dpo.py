@@ -6,9 +6,7 @@ train_stage(Stage("moderate", Path("out/stages/2-moderate"), pairs, ...), start=
 
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +15,7 @@ from udasa.backends import ModelSpec
 from udasa.errors import UserError
 from udasa.recipe import Training
 from udasa.run import Progress, write_file
-from udasa.train import checkpoints, models, processes
+from udasa.train import checkpoints, models, processes, trackers
 from udasa.train.watch import first_loss, make_watch
 
 if TYPE_CHECKING:
@@ -89,34 +87,20 @@ def train_stage(stage: Stage, start: Path | None, run: Run) -> StageResult:
     """Train one stage from what is in `start`, going on from its newest checkpoint, and save what came out."""
     training = run.training.of(stage.name)
     smoothing = _smoothing(stage, training)
-    with _tensorboard_in(stage.folder / "runs"):
+    with trackers.own_run(run.report_to, stage.folder / "runs"):
         trainer = _make_trainer(stage, start, run, training, smoothing)
-    models.check_kept(trainer, len(stage.pairs), training)
-    expected = first_loss(training) if stage.starts_at_reference else None
-    newest = checkpoints.newest(stage.folder / checkpoints.FOLDER)
-    with run.progress(f"train {stage.name}", _num_steps(len(stage.pairs), training)) as report:
-        trainer.add_callback(make_watch(stage.name, expected, start, report))
-        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+        models.check_kept(trainer, len(stage.pairs), training)
+        expected = first_loss(training) if stage.starts_at_reference else None
+        newest = checkpoints.newest(stage.folder / checkpoints.FOLDER)
+        with run.progress(f"train {stage.name}", _num_steps(len(stage.pairs), training)) as report:
+            trainer.add_callback(make_watch(stage.name, expected, start, report))
+            trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     models.save(trainer, stage.folder, run.policy)
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     if processes.is_main():
         lines = (json.dumps({"stage": stage.name, **step}, allow_nan=False) + "\n" for step in steps)
         write_file(stage.folder / STEPS, "".join(lines).encode())
     return _summarise(stage, training, smoothing, steps)
-
-
-@contextmanager
-def _tensorboard_in(folder: Path) -> Iterator[None]:
-    """Let TensorBoard write there, and not among the checkpoints, which go; it can be told by the environment alone."""
-    name = "TENSORBOARD_LOGGING_DIR"
-    mine = name not in os.environ
-    if mine:
-        os.environ[name] = str(folder)
-    try:
-        yield
-    finally:
-        if mine:
-            del os.environ[name]
 
 
 def _smoothing(stage: Stage, training: Training) -> float:

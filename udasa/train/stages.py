@@ -22,7 +22,7 @@ from udasa.errors import UserError, require
 from udasa.lint import Finding
 from udasa.recipe import Training
 from udasa.run import Progress, silent, write_file
-from udasa.train import checkpoints, processes
+from udasa.train import checkpoints, processes, trackers
 from udasa.train.data import digest, no_data_bars
 from udasa.train.dpo import Run, Stage, StageResult, train_stage
 from udasa.train.preflight import Fit, preflight
@@ -105,7 +105,7 @@ def train_stages(
     if not folders:
         raise UserError(f"There are no training pairs in {', '.join(pairs)}. Build from more prompts.")
     _refuse_others(output, pinned)
-    _check_trackers(report_to)
+    trackers.check_known(report_to)
     processes.from_main(lambda: (output / MARKER).unlink(missing_ok=True))
     run = Run(policy, training, report_to, progress)
     results: list[StageResult] = []
@@ -201,13 +201,6 @@ def _refuse_others(output: Path, pinned: Mapping[str, Any]) -> None:
                 + "; ".join(f"{k} is {before.get(k)!r} there and {now.get(k)!r} now" for k in changed)
                 + ". Train into a new folder, or with the settings and data that began this one."
             )
-
-
-def _check_trackers(names: Sequence[str]) -> None:
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK as KNOWN
-
-    if unknown := [name for name in names if name not in KNOWN]:
-        raise UserError(f"TRL knows no tracker {', '.join(unknown)}. It knows {', '.join(sorted(KNOWN))}.")
 
 
 def _read_result(folder: Path) -> StageResult | None:
