@@ -46,14 +46,16 @@ def test_a_number_of_processes_that_does_not_divide_the_batch_is_refused(tmp_pat
 def test_two_processes_train_what_one_does(tmp_path):
     """The same batches, cut in two: the same losses and weights."""
     model = str(tiny.policy())
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "ACCELERATE_USE_CPU": "true"}
     for number, size in ((1, 4), (2, 2)):
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1"]
-        command += ["--num_processes", str(number), "--mixed_precision", "no", "--dynamo_backend", "no"]
-        command += ["--num_cpu_threads_per_process", "1", "--main_process_port", "0"]
-        command += ["-m", "tests.launched_training", model, str(tmp_path / str(number)), str(tmp_path / f"c{number}")]
-        env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-        done = subprocess.run([*command, str(size)], capture_output=True, text=True, env=env, timeout=600)
+        cache = tmp_path / f"cache-{number}"
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
+        command += ["-m", "tests.launched_training", model, str(tmp_path / str(number)), str(cache), str(size)]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=600)
         assert done.returncode == 0, done.stderr[-3000:]
+        trained = {path.name for path in cache.iterdir() if path.is_file()}
+        assert trained == {f"process-{rank}-of-{number}" for rank in range(number)}
+        assert [path.suffix for path in (cache / "references").iterdir()] == [".parquet"]
     one, two = (logged(tmp_path / number) for number in "12")
     assert [step["loss"] for step in two] == pytest.approx([step["loss"] for step in one], abs=1e-5)
     # Adam scales up what the order of a sum changes in a tiny gradient, in every step of both stages

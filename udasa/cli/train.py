@@ -50,6 +50,7 @@ def train(
     from udasa.publish import publish_model, write_card
     from udasa.recipe import load
     from udasa.release import is_folder, open_release
+    from udasa.run import silent
     from udasa.train import go_on, processes
     from udasa.train import train as run_train
 
@@ -84,7 +85,7 @@ def train(
         allow_overlap=allow_overlap,
         merge=merge,
         report_to=report_to or (),
-        progress=bars,
+        progress=bars if processes.is_main() else silent,
     )
     if not processes.is_main():
         return

@@ -13,9 +13,11 @@ import hashlib
 import importlib.metadata
 import io
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
@@ -86,10 +88,10 @@ def with_log_probs(
     tokens = list(union["tokens"])
     ordered = sorted(first, key=lambda content: (-tokens[first[content]], content))
     path = cache_folder() / "references" / f"{_key(reference, policy, training, ordered)}.parquet"
-    if not path.is_file():
+    if not processes.from_main(path.is_file):
         wanted = union.select([first[content] for content in ordered])
-        with progress("reference log-probabilities", len(ordered)) as report:
-            _write(path, _compute(wanted, reference, policy, training, report))
+        with progress("reference log-probabilities", len(ordered)) as report, _shared_folder(path.parent) as folder:
+            _write(path, _compute(wanted, reference, policy, training, report, folder))
     found = pl.read_parquet(path).rows_by_key("content", unique=True)
     for index, name in enumerate(COLUMNS):
         rows = rows.add_column(name, [found[content][index] for content in rows["content"]])
@@ -116,10 +118,32 @@ def _digest(folder: Path) -> str:
     return files_sha256(sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")]))
 
 
+@contextmanager
+def _shared_folder(parent: Path) -> Iterator[Path]:
+    """Make a folder that every process sees, and take it away when all are done with it."""
+
+    def make() -> str:
+        parent.mkdir(parents=True, exist_ok=True)
+        return mkdtemp(prefix="udasa-", dir=parent)
+
+    folder = Path(processes.from_main(make))
+    try:
+        yield folder
+        processes.wait()
+    finally:
+        if processes.is_main():
+            shutil.rmtree(folder)
+
+
 def _compute(
-    rows: "Dataset", reference: Reference, policy: ModelSpec, training: Training, report: Report
+    rows: "Dataset", reference: Reference, policy: ModelSpec, training: Training, report: Report, folder: Path
 ) -> pl.DataFrame:
-    """Let TRL read the pairs with the reference as its model."""
+    """Let TRL read the pairs with the reference as its model.
+
+    TRL's first process writes the answers beside the file of the pairs, and the others read them there. So the pairs
+    are put into a file in `folder`, which all of them see; of pairs in memory, each process would look elsewhere.
+    """
+    from datasets import load_from_disk
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
@@ -132,27 +156,29 @@ def _compute(
         batch: dict[str, Any] = collate(examples)
         return batch
 
-    with TemporaryDirectory(prefix="udasa-") as folder:
-        config = DPOConfig(
-            output_dir=folder,
-            max_length=training.max_length,
-            precompute_ref_log_probs=True,
-            precompute_ref_batch_size=training.device_batch_size,
-            activation_checkpointing=False,
-            report_to="none",
-            **precision(model, training),
-        )
-        trainer: Any = DPOTrainer(
-            model=model,
-            args=config,
-            train_dataset=rows,
-            processing_class=tokenizer,
-            data_collator=collate_and_report,
-            # transformers takes no trainer for a bare model of 4 bits; TRL reads it with the adapter off
-            peft_config=make_lora(training) if training.tuning == "qlora" and reference == (policy, None) else None,
-        )
-        check_kept(trainer, len(rows), training)
-        return pl.DataFrame({name: list(trainer.train_dataset[name]) for name in ("content", *COLUMNS)})
+    if processes.is_main():
+        rows.save_to_disk(str(folder / "pairs"))
+    processes.wait()
+    config = DPOConfig(
+        output_dir=str(folder),
+        max_length=training.max_length,
+        precompute_ref_log_probs=True,
+        precompute_ref_batch_size=training.device_batch_size,
+        activation_checkpointing=False,
+        report_to="none",
+        **precision(model, training),
+    )
+    trainer: Any = DPOTrainer(
+        model=model,
+        args=config,
+        train_dataset=load_from_disk(str(folder / "pairs")),
+        processing_class=tokenizer,
+        data_collator=collate_and_report,
+        # transformers takes no trainer for a bare model of 4 bits; TRL reads it with the adapter off
+        peft_config=make_lora(training) if training.tuning == "qlora" and reference == (policy, None) else None,
+    )
+    check_kept(trainer, len(rows), training)
+    return pl.DataFrame({name: list(trainer.train_dataset[name]) for name in ("content", *COLUMNS)})
 
 
 def _load(reference: Reference, policy: ModelSpec, training: Training, tokenizer: Any) -> Any:

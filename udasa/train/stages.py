@@ -4,9 +4,11 @@ train_stages({"random-1": pairs, "random-2": others}, Path("out"), policy=policy
 -> Staged(results=(StageResult(stage="random-1", ...), ...), adapter=Path("out/stages/2-random-2"), ...)
 """
 
+import ctypes
 import gc
 import json
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -167,6 +169,7 @@ def _train(
     reference = reference_of(run.policy, training, start)
     among = [rows] if training.reference == "previous" else [fit.pairs for fit in fits.values()]
     rows = with_log_probs(rows, among, reference, run.policy, training, run.progress)
+    _release_memory()
     own = fits[name]
     at_reference = reference == Reference(run.policy, start)
     stage = Stage(name, folder, rows, at_reference, len(rows) - len(own.pairs), own.truncated, own.dropped)
@@ -174,8 +177,15 @@ def _train(
     if processes.is_main():
         write_file(folder / DONE, to_json({"run": pinned, "result": asdict(result)}))
     processes.wait()
-    gc.collect()  # a trainer is a reference cycle, and holds a model
+    _release_memory()
     return result
+
+
+def _release_memory() -> None:
+    """Give unused memory back to the system: glibc keeps the small blocks of a stage, and the next one's do not fit."""
+    gc.collect()  # a trainer is a reference cycle, and holds a model
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
 
 
 def _with_replay(name: str, fits: Mapping[str, Fit], share: float) -> "Dataset":
