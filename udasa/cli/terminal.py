@@ -18,7 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -104,5 +104,6 @@ def print_loading(target: str, config: str, revision: str | None = None) -> None
 
 
 def table(*columns: str, title: str) -> Table:
-    """Return an empty table of the house form."""
-    return Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, title_style="bold")
+    """Return an empty table of the house form; where a cell is too wide, it goes on in the next line."""
+    folded = [Column(name, overflow="fold") for name in columns]
+    return Table(*folded, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, title_style="bold")
