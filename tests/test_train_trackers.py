@@ -68,3 +68,12 @@ def test_wandb_keeps_a_run_a_stage_unless_one_was_open(open_before, runs, policy
     pairs = datasets("conservative", "moderate", num=4)
     train_stages(pairs, tmp_path / "run", policy=policy, training=SETTINGS, report_to=("wandb",))
     assert (seen, wandb.run) == (runs, open_before)
+
+    class Failing(Tracker):
+        def on_log(self, args, state, control, **_):
+            raise RuntimeError("no space left")
+
+    known("wandb", Failing)
+    with pytest.raises(RuntimeError, match="no space left"):
+        train_stages(pairs, tmp_path / "failed", policy=policy, training=SETTINGS, report_to=("wandb",))
+    assert wandb.run == open_before

@@ -5,7 +5,7 @@ open_sides(["runs/base", "runs/s0,runs/s1,runs/s2"])    # one run before, three 
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,18 +70,24 @@ def mismatches(sides: Sequence[Side], tasks: Iterable[str]) -> list[Mismatch]:
         for side in sides
         for i, run in enumerate(side.runs, 1)
     ]
-    found = []
-    for fact in dict.fromkeys(name for _, run in runs for name in run.facts):
-        found += _differing(fact, [(name, run.facts[fact]) for name, run in runs if fact in run.facts])
-    for file in dict.fromkeys(name for _, run in runs for name in run.files):
-        found += _differing(f"sha256 of {file}", [(name, run.files[file]) for name, run in runs if file in run.files])
+    found = _differing_facts([(name, run.facts) for name, run in runs])
+    found += _differing_facts([(name, run.files) for name, run in runs], before="sha256 of ")
     for task in tasks:
         logged = [(name, run.tasks[task]) for name, run in runs]
-        for fact in dict.fromkeys(key for _, log in logged for key in log.facts):
-            found += _differing(f"{fact} of {task}", [(n, log.facts[fact]) for n, log in logged if fact in log.facts])
+        found += _differing_facts([(name, log.facts) for name, log in logged], after=f" of {task}")
         found += _differing(f"data of {task}", [(name, _data(log)) for name, log in logged])
         found += _prompts(task, logged)
         found += _differing(f"metrics of {task}", [(n, ", ".join(sorted(log.scores.values))) for n, log in logged])
+    return found
+
+
+def _differing_facts(
+    named: Sequence[tuple[str, Mapping[str, str]]], before: str = "", after: str = ""
+) -> list[Mismatch]:
+    """Return the facts that differ between those that have them; `before` and `after` are put around a fact's name."""
+    found = []
+    for fact in dict.fromkeys(fact for _, facts in named for fact in facts):
+        found += _differing(f"{before}{fact}{after}", [(name, facts[fact]) for name, facts in named if fact in facts])
     return found
 
 

@@ -202,4 +202,3 @@ def _write(path: Path, found: pl.DataFrame) -> None:
         payload = io.BytesIO()
         found.write_parquet(payload)
         write_file(path, payload.getvalue())
-    processes.wait()

@@ -54,6 +54,8 @@ def _wandb_ended(names: Sequence[str]) -> Iterator[None]:
     import wandb
 
     mine = wandb.run is None
-    yield
-    if mine:
-        wandb.finish()
+    try:
+        yield
+    finally:
+        if mine:
+            wandb.finish()
