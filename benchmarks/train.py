@@ -6,7 +6,7 @@ The contenders take turns, each in a process of its own and on one thread, and a
 work on the machine counts little. All carry one adapter through three stages of seeded pairs, with the same settings
 and the base model as the reference.
 
-udasa               `udasa.train.train_stages` with an empty cache
+udasa               `udasa.train.train_stages` with an empty cache, and huge pages as the command line allows them
 trl                 DPOTrainer a stage, which reads the reference at every step (TRL's default)
 trl, precomputed    the same with precompute_ref_log_probs
 
@@ -30,7 +30,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from udasa import recipe, resources
+from udasa import allocator, recipe, resources
 from udasa.backends import ModelSpec
 
 CONTENDERS = ("udasa", "trl", "trl, precomputed")
@@ -159,6 +159,8 @@ def run_trl(policy: ModelSpec, pairs: Mapping[str, Any], folder: Path, precomput
 
 def work(contender: str, num: int, policy: ModelSpec) -> dict[str, Any]:
     """Run one contender in this process; its clock begins when the libraries and pairs are there."""
+    if contender == "udasa":
+        allocator.allow_huge_pages()
     import peft  # noqa: F401
     import torch
     import trl  # noqa: F401

@@ -7,6 +7,7 @@ import pytest
 
 from tests.progress import recorder
 from tests.train_data import SETTINGS, datasets, make_policy, publish, rows, spread, steps_of, weights
+from udasa import allocator
 from udasa.errors import UserError
 from udasa.train import train, train_stages
 
@@ -44,6 +45,18 @@ def test_stages_of_any_names_are_trained_in_the_order_given(run, policy, tmp_pat
     )
     assert turned.adapter == tmp_path / "stages" / "2-random-1"
     assert spread(weights(turned.adapter), weights(staged.adapter)) > 0
+
+
+def test_memory_is_given_back_in_every_step_and_changes_nothing(run, policy, tmp_path, monkeypatch):
+    _, staged, _ = run
+    steps, calls = sum(result.steps for result in staged.results), {}
+    for pages in "01":
+        calls[pages] = []
+        monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", pages)
+        monkeypatch.setattr(allocator, "give_back", lambda into=calls[pages]: into.append(1))
+        again = train_stages(datasets(*NAMES), tmp_path / pages, policy=policy, training=SETTINGS)
+        assert spread(weights(again.adapter), weights(staged.adapter)) == 0
+    assert len(calls["1"]) - len(calls["0"]) == steps > 0
 
 
 def test_the_front_trains_as_the_stages_do(policy, tmp_path):

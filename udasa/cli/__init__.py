@@ -7,6 +7,7 @@ import sys
 from rich.logging import RichHandler
 from rich.markup import escape
 
+from udasa import allocator
 from udasa.cli import audit, build, classifiers, evaluate, experiment, inspect, judge, lint, release, train
 from udasa.cli.terminal import app, err
 from udasa.errors import LimitError, MissingExtraError, UserError
@@ -30,6 +31,7 @@ def main() -> None:
     logging.getLogger("udasa").addHandler(RichHandler(console=err, show_path=False, show_time=False, show_level=False))
     logging.getLogger("udasa").setLevel(logging.INFO)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL has no argument for it
+    allocator.allow_huge_pages()
     try:
         app()
     except BudgetError as error:

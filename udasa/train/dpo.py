@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from udasa import allocator
 from udasa.backends import ModelSpec
 from udasa.errors import UserError
 from udasa.recipe import Training
@@ -151,6 +152,8 @@ def _make_trainer(stage: Stage, start: Path | None, run: Run, training: Training
     )
     trainer.precompute_ref_logps, trainer.ref_model = True, None
     trainer.remove_callback(PrinterCallback)
+    if trainer.args.use_cpu:
+        allocator.give_back_after(base.base_model)  # TRL computes the loss from what comes out of it
     if start is not None and not full:
         models.load_adapter(trainer.model, start)
     return trainer

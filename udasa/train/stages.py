@@ -4,11 +4,9 @@ train_stages({"random-1": pairs, "random-2": others}, Path("out"), policy=policy
 -> Staged(results=(StageResult(stage="random-1", ...), ...), adapter=Path("out/stages/2-random-2"), ...)
 """
 
-import ctypes
 import gc
 import json
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import TypeAdapter
 
-from udasa import backends_hf
+from udasa import allocator, backends_hf
 from udasa.backends import ModelSpec
 from udasa.digests import stable_hash
 from udasa.errors import UserError, require
@@ -182,10 +180,9 @@ def _train(
 
 
 def _release_memory() -> None:
-    """Give unused memory back to the system: glibc keeps the small blocks of a stage, and the next one's do not fit."""
+    """Let go of the models of a stage, and of what the next one's need not fit into."""
     gc.collect()  # a trainer is a reference cycle, and holds a model
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)
+    allocator.give_back()
 
 
 def _with_replay(name: str, fits: Mapping[str, Fit], share: float) -> "Dataset":
