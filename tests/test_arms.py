@@ -12,11 +12,11 @@ from tests.builds import FAKE, built, recipe
 from tests.releases import edit, released
 from tests.tables import EXAMPLES
 from udasa import run, schema
-from udasa.arms import ARMS, ONE_STAGE, find, level, train_pairs
+from udasa.arms import ARMS, ONE_STAGE, find, level, train_pairs, training_of
 from udasa.arms.contrast import INSTRUCTIONS
 from udasa.backends import ModelSpec
 from udasa.errors import UserError
-from udasa.recipe import Pairing, Weights
+from udasa.recipe import Override, Pairing, Training, Weights
 from udasa.release import open_data
 from udasa.restage import restage
 
@@ -222,6 +222,17 @@ def test_every_arm_says_what_it_is_and_where_from():
 
 
 # --- one budget
+
+
+def test_an_arm_takes_no_settings_for_stages_that_it_lacks():
+    training = Training(loss="cdpo", label_smoothing=0.1, overrides=(Override(stage="moderate", beta=0.3),))
+    for name in ("staged", "reversed", "no-value", "max-pairs"):
+        assert training_of(ARMS[name], training) == training
+    for name in ("single", "random", "sft", "rlcd"):
+        with pytest.raises(UserError, match="are for moderate, and this arm has other stages"):
+            training_of(ARMS[name], training)
+    sft = training_of(ARMS["sft"], dataclasses.replace(training, overrides=()))
+    assert (sft.loss, sft.label_smoothing) == ("sft", 0.0)
 
 
 def stage_rows(sizes, start=0):

@@ -13,8 +13,9 @@ from udasa import arms
 from udasa.arms.contrast import contrasted
 from udasa.backends import ModelSpec, Sampling
 from udasa.digests import stable_hash
-from udasa.errors import UserError
+from udasa.errors import LimitError, UserError
 from udasa.experiment import Plan, compare, experiment, run, to_markdown
+from udasa.heldout import is_held_out
 from udasa.probe import METRICS
 from udasa.recipe import Training
 from udasa.train import Staged
@@ -100,6 +101,61 @@ def test_ablations_of_other_pairs_are_cut_to_the_same_number(trained, build, set
     assert len({one["tokens"] for one in spent.values()}) > 1, "other texts have other lengths, and it is said"
 
 
+def test_pairs_that_cannot_be_trained_on_are_named(trained, build, settings, tmp_path, monkeypatch, caplog):
+    published = arms.ARMS["staged"].pair
+
+    def with_twins(opened, policy):
+        rows = published(opened, policy)
+        twins = pl.col("prompt_id").is_in(rows.filter(pl.col("split") == "train")["prompt_id"][:2].implode())
+        return rows.with_columns(rejected=pl.when(twins).then("chosen").otherwise("rejected"))
+
+    for name in PLAN.arms:
+        monkeypatch.setitem(arms.ARMS, name, dataclasses.replace(arms.ARMS[name], pair=with_twins))
+    experiment(build, tmp_path, settings=settings, plan=PLAN, allow_overlap=True)
+    for one in json.loads((tmp_path / "budget.json").read_text()).values():
+        found = {finding["name"]: finding for finding in one["findings"]}
+        assert found["identical-after-template"]["count"] == len(found["identical-after-template"]["examples"]) > 0
+        assert "leaked-test-prompts" in found
+    assert "staged: identical-after-template" in caplog.text
+
+
+def test_a_held_out_prompt_in_training_is_refused(trained, build, settings, tmp_path, monkeypatch):
+    """The same text under another id, which no id can show."""
+    published = arms.ARMS["staged"].pair
+
+    def leaking(opened, policy):
+        rows = published(opened, policy)
+        held = rows.filter(is_held_out(rows, opened, PLAN.holdout))["prompt"].to_list()[0]
+        return rows.with_columns(pl.Series("prompt", [held] * rows.height, rows.schema["prompt"]))
+
+    for name in PLAN.arms:
+        monkeypatch.setitem(arms.ARMS, name, dataclasses.replace(arms.ARMS[name], pair=leaking))
+    with pytest.raises(LimitError, match="leaked-test-prompts"):
+        experiment(build, tmp_path, settings=settings, plan=PLAN)
+    assert not trained and not list(tmp_path.iterdir()), "and the folder is still free"
+
+
+def test_an_experiment_that_cannot_be_leaves_the_folder_free(trained, build, settings, tmp_path):
+    large = dataclasses.replace(settings.training, batch_size=256)
+    with pytest.raises(UserError, match=r"Lower training\.batch_size"):
+        experiment(build, tmp_path, settings=dataclasses.replace(settings, training=large), plan=PLAN)
+    experiment(build, tmp_path, settings=settings, plan=PLAN)
+    assert (tmp_path / "results.md").is_file()
+
+
+def test_smoothing_from_the_gap_reaches_every_arm_that_has_gaps(trained, build, settings, tmp_path, monkeypatch):
+    smooth = dataclasses.replace(settings.training, loss="cdpo", label_smoothing="gap")
+    given, seen = dataclasses.replace(settings, training=smooth), []
+    train = run.train_stages
+    monkeypatch.setattr(run, "train_stages", lambda pairs, *a, **k: seen.append(pairs) or train(pairs, *a, **k))
+    experiment(build, tmp_path / "all", settings=given, plan=dataclasses.replace(PLAN, seeds=(0,)))
+    assert len(seen) == 3 and all(0 < gap <= 1 for cell in seen for rows in cell.values() for gap in rows["gap"])
+    bare = dataclasses.replace(arms.ARMS["random"], pair=lambda o, p: arms.ARMS["staged"].pair(o, p).drop("gap"))
+    monkeypatch.setitem(arms.ARMS, "random", bare)
+    with pytest.raises(UserError, match="those of the arm random have none"):
+        experiment(build, tmp_path / "bare", settings=given, plan=PLAN)
+
+
 def test_an_experiment_that_was_killed_goes_on_to_the_same_table(trained, build, settings, tmp_path, monkeypatch):
     experiment(build, tmp_path / "whole", settings=settings, plan=PLAN)
     train, before = run.train_stages, len(trained)
@@ -132,11 +188,11 @@ def test_another_experiment_in_the_folder_is_refused(trained, build, settings, t
     experiment(build, tmp_path, settings=settings, plan=PLAN)
     training = dataclasses.replace(settings.training, learning_rate=1e-3)
     for changed, plan, field in (
-        (dataclasses.replace(settings, training=training), PLAN, "training"),
-        (settings, dataclasses.replace(PLAN, arms=("staged", "single")), "arms"),
-        (settings, dataclasses.replace(PLAN, holdout=0.4), "holdout"),
+        (dataclasses.replace(settings, training=training), PLAN, r"settings\.learning_rate: 0\.002 -> 0\.001"),
+        (settings, dataclasses.replace(PLAN, arms=("staged", "single")), r"arms\[2\]: 'random' -> None"),
+        (settings, dataclasses.replace(PLAN, holdout=0.4), r"holdout: 0\.3 -> 0\.4"),
     ):
-        with pytest.raises(UserError, match=f"another experiment; these differ: {field} is .* there and"):
+        with pytest.raises(UserError, match=rf"another experiment; these differ \(there -> now\): {field}\."):
             experiment(build, tmp_path, settings=changed, plan=plan)
 
 

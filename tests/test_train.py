@@ -203,46 +203,62 @@ def test_a_manifest_beside_the_data_is_digested(policy, tmp_path):
     assert trained.data_digest == hashlib.sha256(b"{}").hexdigest()
 
 
+def test_a_merged_model_of_an_earlier_run_goes(policy, tmp_path):
+    given = {"policy": policy, "training": dataclasses.replace(SETTINGS, stages=("conservative",))}
+    data = publish(tmp_path / "pairs", rows("conservative", num=4))
+    assert train(data, tmp_path / "out", merge=True, **given).merged
+    assert (tmp_path / "out" / "merged" / "model.safetensors").is_file()
+    assert not train(data, tmp_path / "out", **given).merged
+    assert not (tmp_path / "out" / "merged").exists()
+
+
 def upload(folder):
+    """Return the commit of a release, and the one after it, which has no manifest."""
     from huggingface_hub import HfApi
 
     api = HfApi()
     api.create_repo("acme/pairs", repo_type="dataset", private=True)
     commit = api.upload_folder(repo_id="acme/pairs", repo_type="dataset", folder_path=folder).oid
     api.create_tag("acme/pairs", tag="v1.0.0", repo_type="dataset")
-    api.delete_file("manifest.json", repo_id="acme/pairs", repo_type="dataset")
-    return commit
+    return commit, api.delete_file("manifest.json", repo_id="acme/pairs", repo_type="dataset").oid
 
 
 def train_from_hub(policy, output):
+    """Train on the tag, and on the head, which moves while it is trained on."""
     from dataclasses import asdict
     from pathlib import Path
+
+    from huggingface_hub import HfApi
 
     from udasa.backends import ModelSpec
     from udasa.recipe import Training
     from udasa.train import train
 
+    def move(stage, folder):
+        HfApi().delete_file("README.md", repo_id="acme/pairs", repo_type="dataset")
+        return "go on"
+
     settings = Training(learning_rate=2e-3, batch_size=4, max_length=96, stages=("conservative",))
-    spec = ModelSpec(model=policy)
+    given = {"policy": ModelSpec(model=policy), "training": settings}
     return [
-        asdict(train("acme/pairs", Path(output) / str(v), policy=spec, training=settings, revision=v))
-        for v in ("v1.0.0", None)
+        asdict(train("acme/pairs", Path(output) / "tag", revision="v1.0.0", **given)),
+        asdict(train("acme/pairs", Path(output) / "head", after_stage=move, **given)),
     ]
 
 
 def test_a_release_on_the_hub(hub, runs, policy, tmp_path):
-    """A tag is resolved to its commit; the adapter is the one that the same pairs in a folder give."""
+    """A tag or head is resolved to the commit that is read; the adapter is the one that the pairs in a folder give."""
     folder = publish(tmp_path / "pairs", rows("conservative"))
     (tmp_path / "pairs" / "manifest.json").write_text("{}")
-    commit = run_client(hub, upload, folder, home=tmp_path / "owner", token=hub.token())
+    commit, later = run_client(hub, upload, folder, home=tmp_path / "owner", token=hub.token())
     out = tmp_path / "out"
-    home, token = tmp_path / "reader", hub.token("reader")
+    home, token = tmp_path / "reader", hub.token()
     tagged, latest = run_client(hub, train_from_hub, policy.model, str(out), home=home, token=token, timeout=300)
     assert (tagged["data"], tagged["data_revision"]) == ("acme/pairs", commit)
     assert len(tagged["data_digest"]) == 64
-    assert (latest["data_revision"], latest["data_digest"]) == (None, None)
+    assert (latest["data_revision"], latest["data_digest"]) == (later, None)
     first = weights(stage_folder(runs["base"][0], "conservative"))
-    assert spread(weights(out / "v1.0.0"), first) == spread(weights(out / "None"), first) == 0
+    assert spread(weights(out / "tag"), first) == spread(weights(out / "head"), first) == 0
 
 
 # --- resuming
@@ -285,7 +301,7 @@ def test_complete_stages_are_not_trained_again(runs, data, policy, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"beta": 0.2}, "settings.beta is 0.1 there and 0.2 now"), ({"stages": ("exploratory",)}, "settings.stages is")],
+    [({"beta": 0.2}, "settings.beta: 0.1 -> 0.2"), ({"stages": ("exploratory",)}, "settings.stages")],
 )
 def test_another_run_in_the_same_folder_is_refused(runs, data, policy, change, said):
     with pytest.raises(UserError, match=said):
@@ -295,7 +311,7 @@ def test_another_run_in_the_same_folder_is_refused(runs, data, policy, change, s
 def test_other_pairs_in_the_same_folder_are_refused(runs, policy, tmp_path):
     changed = rows(*schema.STAGES)
     changed["exploratory"][3] = pair("exploratory", 3, chosen="Paris.")
-    with pytest.raises(UserError, match=r"pairs\.exploratory is .* there") as caught:
+    with pytest.raises(UserError, match=r"pairs\.exploratory: .* -> ") as caught:
         train(publish(tmp_path / "p", changed), runs["base"][0], policy=policy, training=SETTINGS)
     assert "pairs.moderate" not in str(caught.value)
     assert (runs["base"][0] / "training.json").exists()

@@ -1,5 +1,6 @@
 """What is found about the pairs before any step: left out, cut, and overlapping."""
 
+import copy
 import dataclasses
 import json
 import random
@@ -57,6 +58,7 @@ def test_every_pair_that_is_left_out_has_a_reason(tokenizer):
     assert (fit.truncated, fit.dropped) == (1, 4)
     assert named(found.findings) == {
         "over-max-length": (3, ("s-3", "s-4", "s-5")),
+        "prompt-changed-by-template": (0, ()),
         "empty-after-template": (1, ("s-7",)),
         "identical-after-template": (1, ("s-6",)),
         "no-difference-within-max-length": (2, ("s-4", "s-5")),
@@ -65,8 +67,6 @@ def test_every_pair_that_is_left_out_has_a_reason(tokenizer):
 
 
 def test_a_reply_that_the_template_swallows_is_empty(tokenizer):
-    import copy
-
     swallowing = copy.deepcopy(tokenizer)
     swallowing.chat_template = tokenizer.chat_template.replace("m['content']", "m['content'].split('</think>')[-1]")
     pairs = table([pair("s", 0, rejected="<think>Hm.</think>"), pair("s", 1)])
@@ -74,21 +74,36 @@ def test_a_reply_that_the_template_swallows_is_empty(tokenizer):
     assert named(preflight({"s": pairs}, tokenizer, 96).findings)["empty-after-template"] == (0, ())
 
 
-def test_the_tokens_are_those_that_trl_makes(policy, tokenizer, tmp_path, monkeypatch):
-    """Also where the template, or a merge of tokens, makes the prompt end elsewhere in the conversation."""
+@pytest.mark.parametrize("thinks", [False, True])
+def test_the_tokens_are_those_that_trl_makes(policy, tokenizer, tmp_path, monkeypatch, thinks):
+    """Also where a reply is generated after something that does not stand before one that is there."""
     from trl.trainer.dpo_trainer import DPOTrainer
 
     seen = []
     whole = DPOTrainer._prepare_dataset
     monkeypatch.setattr(DPOTrainer, "_prepare_dataset", lambda *a, **k: seen.append(whole(*a, **k)) or seen[-1])
     given = datasets("all", num=5)["all"]
-    train_stages({"all": given}, tmp_path, policy=policy, training=SETTINGS)
+    if thinks:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.chat_template += "{% if add_generation_prompt %}Hm: {% endif %}"
+        monkeypatch.setattr(backends_hf, "load_chat_tokenizer", lambda _: tokenizer)
+        load = backends_hf.load_causal_lm
+        monkeypatch.setattr(backends_hf, "load_causal_lm", lambda *a: (load(*a)[0], tokenizer))
+    staged = train_stages({"all": given}, tmp_path, policy=policy, training=SETTINGS)
+    assert named(staged.findings)["prompt-changed-by-template"][0] == (5 if thinks else 0)
     by_id = {row["prompt_id"]: row for row in seen[-1]}
     for row in given:
         ours, theirs = pair_tokens(tokenizer, row), by_id[row["prompt_id"]]
         assert ours.chosen == theirs["prompt_ids"] + theirs["chosen_ids"]
         assert ours.rejected == theirs["prompt_ids"] + theirs["rejected_ids"]
         assert ours.prompt == len(theirs["prompt_ids"]) > 0
+
+
+def test_a_template_that_refuses_a_prompt_is_told_of(tokenizer):
+    strict = copy.deepcopy(tokenizer)
+    strict.chat_template = "{{ raise_exception('no system role') }}"
+    with pytest.raises(UserError, match="refuses the prompt s-0, whose roles are user: no system role"):
+        preflight({"s": table([pair("s", 0)])}, strict, 64)
 
 
 def test_the_content_is_what_the_model_reads(tokenizer):

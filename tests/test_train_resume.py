@@ -172,7 +172,7 @@ def test_a_stage_that_was_begun_is_not_gone_on_with_under_other_settings(policy,
     with pytest.raises(Stopped):
         train(tmp_path, policy, progress=recorder(Calls(report)))
     changed = dataclasses.replace(killed_training.settings(), beta=0.3)
-    with pytest.raises(UserError, match=r"settings\.beta is 0\.1 there and 0\.3 now"):
+    with pytest.raises(UserError, match=r"settings\.beta: 0\.1 -> 0\.3"):
         train_stages(datasets(*STAGES, num=24), tmp_path, policy=policy, training=changed)
 
 

@@ -33,6 +33,9 @@ def test_a_stage_overrides_the_run():
     assert other == Training(learning_rate=1e-4)
     assert training.of("random-1") == other
     assert moderate.of("moderate") == moderate
+    steps = Training(max_steps=9, overrides=(Override(stage="moderate", epochs=2.0),))
+    assert (steps.of("moderate").max_steps, steps.of("moderate").epochs) == (None, 2.0)
+    assert steps.of("conservative").max_steps == 9
 
 
 @pytest.mark.parametrize(
@@ -54,6 +57,44 @@ def test_a_stage_overrides_the_run():
 def test_a_wrong_setting_is_refused(settings, said):
     with pytest.raises(ValueError, match=said):
         Training(**settings)
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (("nothing",), r"\('nothing',\) is no module of the model. It has .*down_proj, .*, or use all-linear"),
+        (("q_proj", "embed_tokens"), "names model.embed_tokens, whose weights the model uses at both its ends"),
+    ],
+)
+def test_an_adapter_that_cannot_be_is_refused(policy, tmp_path, targets, said):
+    with pytest.raises(UserError, match=said):
+        train_stages(
+            datasets("a", num=4), tmp_path, policy=policy, training=dataclasses.replace(SETTINGS, lora_targets=targets)
+        )
+
+
+def test_the_reference_is_gone_when_all_weights_are_trained(policy, tmp_path, monkeypatch):
+    """TRL asks for a second model; at the first step only the one that is trained is in memory."""
+    import weakref
+
+    from udasa.train import dpo, models
+
+    loaded, alive, load, watch = [], [], models.load_base, dpo.make_watch
+
+    def load_and_remember(*args):
+        found = load(*args)
+        loaded.append(weakref.ref(found[0]))
+        return found
+
+    def watch_and_count(*args):
+        alive.append(sum(model() is not None for model in loaded))
+        return watch(*args)
+
+    monkeypatch.setattr(models, "load_base", load_and_remember)
+    monkeypatch.setattr(dpo, "make_watch", watch_and_count)
+    settings = dataclasses.replace(SETTINGS, tuning="full", learning_rate=1e-4)
+    train_stages(datasets("a", num=4), tmp_path, policy=policy, training=settings)
+    assert (len(loaded), alive) == (2, [1])
 
 
 def test_the_trainer_does_what_a_stage_says(policy, tmp_path):

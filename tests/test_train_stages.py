@@ -9,6 +9,7 @@ from tests.progress import recorder
 from tests.train_data import SETTINGS, datasets, make_policy, publish, rows, spread, steps_of, weights
 from udasa import allocator
 from udasa.errors import UserError
+from udasa.recipe import Override
 from udasa.train import train, train_stages
 
 pytest.importorskip("trl")
@@ -45,6 +46,22 @@ def test_stages_of_any_names_are_trained_in_the_order_given(run, policy, tmp_pat
     )
     assert turned.adapter == tmp_path / "stages" / "2-random-1"
     assert spread(weights(turned.adapter), weights(staged.adapter)) > 0
+
+
+@pytest.mark.parametrize("change", ["order", "dtype", "override"])
+def test_what_would_mix_two_runs_is_refused(run, policy, change):
+    """Stages in another order, a base in another precision; and settings for a stage that is not there."""
+    output, _, _ = run
+    pairs, training = datasets(*NAMES), SETTINGS
+    if change == "order":
+        pairs, said = dict(reversed(pairs.items())), r"there -> now\): order\[0\]: 'random-1' -> 'random-2'"
+    elif change == "dtype":
+        policy, said = dataclasses.replace(policy, dtype="bfloat16"), r"base_dtype: 'auto' -> 'bfloat16'"
+    else:
+        training = dataclasses.replace(SETTINGS, overrides=(Override(stage="exploratory", beta=0.5),))
+        said = "overrides for exploratory, and the stages are random-1, random-2"
+    with pytest.raises(UserError, match=said):
+        train_stages(pairs, output, policy=policy, training=training)
 
 
 def test_memory_is_given_back_in_every_step_and_changes_nothing(run, policy, tmp_path, monkeypatch):

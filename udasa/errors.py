@@ -2,6 +2,7 @@
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 
 class UserError(ValueError):
@@ -33,3 +34,18 @@ def require(module: str, *, extra: str) -> ModuleType:
         raise MissingExtraError(
             f"{error.name} is not installed. Install it with: pip install 'udasa[{extra}]'"
         ) from error
+
+
+def changes(before: Any, now: Any) -> list[str]:
+    """Return where two JSON values differ, as `field: before -> now`, nested fields with dots."""
+    old, new = _leaves(before), _leaves(now)
+    keys = sorted(old.keys() | new.keys())
+    return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in keys if old.get(key) != new.get(key)]
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {k: v for key, sub in value.items() for k, v in _leaves(sub, f"{path}.{key}").items()}
+    if isinstance(value, list):
+        return {k: v for i, sub in enumerate(value) for k, v in _leaves(sub, f"{path}[{i}]").items()}
+    return {path.lstrip("."): value}

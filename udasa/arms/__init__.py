@@ -22,7 +22,7 @@ from udasa.errors import UserError
 from udasa.recipe import Training
 from udasa.release import Opened
 
-__all__ = ["ARMS", "ONE_STAGE", "Arm", "Stages", "find", "level", "train_pairs", "training_of"]
+__all__ = ["ARMS", "ONE_STAGE", "Arm", "Pair", "Stages", "find", "level", "train_pairs", "training_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,5 +140,14 @@ def train_pairs(arm: Arm, opened: Opened, policy: ModelSpec, stages: Sequence[st
 
 
 def training_of(arm: Arm, training: Training) -> Training:
-    """Return the recipe's training with the arm's loss."""
-    return training if arm.loss is None else replace(training, loss=arm.loss)
+    """Return the recipe's training with the arm's loss, which takes no label to be wrong.
+
+    Raises:
+        UserError: the recipe has settings for single stages, and the arm does not have these.
+    """
+    if training.overrides and arm.arrange in (as_one, at_random):
+        raise UserError(
+            f"training.overrides are for {', '.join(override.stage for override in training.overrides)}, and this arm "
+            f"has other stages: {arm.meaning}. Leave them out of the recipe."
+        )
+    return training if arm.loss is None else replace(training, loss=arm.loss, label_smoothing=0.0)

@@ -38,6 +38,9 @@ def experiment(
     ] = 0.1,
     tasks: Annotated[str, typer.Option("--eval", help="lm-eval tasks for every cell, with commas; none: ''.")] = "",
     limit: Annotated[int | None, typer.Option(help="Only the first documents of each task: for trying out.")] = None,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Train on prompts that are held out or in the evaluation.")
+    ] = False,
 ) -> None:
     """Train arms over seeds under one budget, and compare them on held-out pairs."""
     from udasa.experiment import Plan
@@ -46,7 +49,7 @@ def experiment(
 
     quiet_libraries()
     plan = Plan(arms=words(arms), seeds=numbers(seeds), holdout=holdout, tasks=words(tasks), limit=limit)
-    found = run_experiment(data, output, settings=load(recipe), plan=plan, progress=bars)
+    found = run_experiment(data, output, settings=load(recipe), plan=plan, allow_overlap=allow_overlap, progress=bars)
     _show(found, "arm", plan.arms[0], "Experiment")
     out.print(f"Table: {output / 'results.md'}", highlight=False, soft_wrap=True)
 
@@ -56,14 +59,25 @@ def cycle(
     recipe: RecipeName,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder; what is done there is kept.")],
     cycles: Annotated[int, typer.Option(help="How often to build from the policy that was just trained.")] = 3,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Train on prompts of the test split or of the evaluation.")
+    ] = False,
 ) -> None:
     """Build, train and measure again and again, each time from the policy that the last cycle trained."""
+    from udasa.cycle import NOTE
     from udasa.cycle import cycle as run_cycle
     from udasa.recipe import load
 
     quiet_libraries()
-    found = run_cycle(load(recipe), output, cycles, bars)
-    _show(found, "after", "cycle 1", "Cycles")
+    found = run_cycle(load(recipe), output, cycles, bars, allow_overlap)
+    _show(found.outcomes, "cycle", "cycle 1", "Cycles")
+    out.print(NOTE, highlight=False, soft_wrap=True)
+    for name, findings in found.findings.items():
+        for finding in findings:
+            if finding.count:
+                examples = f" For example {', '.join(finding.examples)}."
+                said = f"{name}: {finding.name}: {finding.detail}{examples}"
+                out.print(said, markup=False, highlight=False, soft_wrap=True)
     out.print(f"Table: {output / 'cycles.md'}", highlight=False, soft_wrap=True)
 
 

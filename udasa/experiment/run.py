@@ -5,28 +5,29 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from pydantic import TypeAdapter
 
-from udasa import arms, backends_hf, run
+from udasa import arms, run
 from udasa.backends import Floats
-from udasa.errors import UserError, require
+from udasa.errors import UserError, changes, require
 from udasa.evaluate import evaluate, results
 from udasa.experiment.outcomes import Outcome, compare, plain, to_markdown
-from udasa.heldout import HeldOut, held_out, is_held_out
+from udasa.experiment.pairs import as_dataset, level_pairs
+from udasa.heldout import HeldOut, held_out
 from udasa.probe import Values, base_logprobs, by_stage, probe
-from udasa.recipe import Recipe, Training
+from udasa.recipe import Recipe
 from udasa.release import Opened, open_data
 from udasa.run import Progress, silent
-from udasa.train import train_stages
-from udasa.train.data import COLUMNS
-from udasa.train.preflight import pair_tokens, preflight
+from udasa.train import pin, train_stages
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+CLAIM = "experiment.json"
+"""What the experiment is; written once its pairs are known to be enough."""
+
+BUDGET = "budget.json"
+"""What each arm sees, and what was found about its pairs."""
 
 DEFAULT_ARMS = ("staged", "single", "reversed", "random")
 
@@ -56,7 +57,13 @@ class Plan:
 
 
 def experiment(
-    data: str, output: Path, *, settings: Recipe, plan: Plan | None = None, progress: Progress = silent
+    data: str,
+    output: Path,
+    *,
+    settings: Recipe,
+    plan: Plan | None = None,
+    allow_overlap: bool = False,
+    progress: Progress = silent,
 ) -> list[Outcome]:
     """Train every arm with every seed under one budget, measure each on the same held-out items, and compare.
 
@@ -65,19 +72,21 @@ def experiment(
         output: where it goes; what is done there is not done again.
         settings: the policy and its training.
         plan: arms, seeds and measurements.
+        allow_overlap: train in spite of prompts that are held out, or in the evaluation; they are recorded.
         progress: shown the optimiser steps.
 
     Raises:
+        LimitError: training prompts are held out, or in the evaluation, beyond the recipe's limits.
         UserError: the folder holds another experiment, the data are too few for the budget, or training fails.
     """
     plan = plan or Plan()
     for module in ("trl", "peft"):
         require(module, extra="train")
     opened = open_data(data)
-    _claim(output, opened, settings, plan)
+    _refuse_other(output, _claim(opened, settings, plan))
     held = held_out(opened, max_length=settings.training.max_length, share=plan.holdout)
     work = _Work(output, settings, plan, held, progress)
-    rows = _pairs(work, opened)
+    rows = _pairs(work, opened, allow_overlap)
     base = _base(work)
     cells = {}
     for seed in plan.seeds:  # seed by seed, so that a run cut short has tried every arm
@@ -106,11 +115,11 @@ class _Base(NamedTuple):
     logprobs: Floats
 
 
-def _claim(output: Path, opened: Opened, settings: Recipe, plan: Plan) -> None:
-    """Take the folder for this experiment; seeds may be added later.
+def _claim(opened: Opened, settings: Recipe, plan: Plan) -> dict[str, Any]:
+    """Return what the experiment is, as JSON values; seeds may be added later.
 
     Raises:
-        UserError: another experiment is there.
+        UserError: the arms would differ in more than the arm.
     """
     training = settings.training
     if training.epochs != int(training.epochs) or training.max_steps is not None:
@@ -123,83 +132,37 @@ def _claim(output: Path, opened: Opened, settings: Recipe, plan: Plan) -> None:
             "In an experiment the arms differ in nothing but the arm, and each is an adapter: leave out training."
             "overrides and training.replay, and set training.tuning to lora or qlora."
         )
-    now = json.loads(
-        _json(
-            {
-                "data": opened.facts.get("recipe_digest"),
-                "pairs": _digest(opened.frame("pairs")),
-                "policy": backends_hf.identity(settings.policy),
-                "training": TypeAdapter(Training).dump_python(settings.training, mode="json"),
-                **{name: value for name, value in asdict(plan).items() if name != "seeds"},
-            }
-        )
-    )
-    path = output / "experiment.json"
-    if path.is_file():
-        before = json.loads(path.read_bytes())
-        if changed := [name for name in now if before.get(name) != now[name]]:
-            raise UserError(
-                f"{output} holds another experiment; these differ: "
-                + "; ".join(f"{name} is {before.get(name)!r} there and {now[name]!r} now" for name in changed)
-                + ". Use a new folder, or what began this one."
-            )
-    run.write_file(path, _json(now))
-
-
-def _pairs(work: _Work, opened: Opened) -> dict[str, pl.DataFrame]:
-    """Return the pairs of every arm, level; made once."""
-    paths = {name: work.output / "pairs" / f"{name}.parquet" for name in work.plan.arms}
-    if not (work.output / "budget.json").is_file():
-        training, made = work.settings.training, {}
-        tokenizer = backends_hf.load_chat_tokenizer(work.settings.policy)
-        for name, arm in arms.find(work.plan.arms).items():
-            if arm.pair not in made:
-                rows = arms.train_pairs(arm, opened, work.settings.policy, training.stages)
-                rows = rows.filter(~is_held_out(rows, opened, work.plan.holdout))
-                fit = preflight({name: as_dataset(rows)}, tokenizer, training.max_length).fits[name]
-                made[arm.pair] = rows.filter(pl.col("prompt_id").is_in(list(fit.pairs["prompt_id"])))
-        found = {name: made[arms.ARMS[name].pair] for name in work.plan.arms}
-        found = arms.level(found, training.batch_size, work.settings.seed)
-        for name, rows in found.items():
-            run.write_shard(paths[name], rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
-        run.write_file(work.output / "budget.json", _json(_budget(found, tokenizer, training)))
-    return {name: pl.DataFrame(pl.from_arrow(run.read_parquet(path))) for name, path in paths.items()}
-
-
-def _budget(found: Mapping[str, pl.DataFrame], tokenizer: Any, training: Training) -> dict[str, Any]:
-    """Say what each arm sees: pairs, optimiser steps, and the tokens of both sides with their prompts in an epoch."""
-
-    def tokens(rows: pl.DataFrame) -> int:
-        read = (pair_tokens(tokenizer, row) for row in rows.to_dicts())
-        return sum(min(training.max_length, len(side)) for one in read for side in (one.chosen, one.rejected))
-
-    return {
-        name: {
-            "pairs": rows.height,
-            "steps": int(training.epochs) * rows.height // training.batch_size,
-            "tokens": tokens(rows),
-            "stages": dict(rows.group_by("stage").len().sort("stage").iter_rows()),
-        }
-        for name, rows in found.items()
+    facts = {
+        "data": opened.facts.get("recipe_digest"),
+        "pairs": _digest(opened.frame("pairs")),
+        **pin(settings.policy, training),
+        **{name: value for name, value in asdict(plan).items() if name != "seeds"},
     }
+    found: dict[str, Any] = json.loads(_json(facts))
+    return found
 
 
-def as_dataset(rows: pl.DataFrame) -> "Dataset":
-    """Return pairs as the trainer takes them."""
-    from datasets import Dataset
+def _refuse_other(output: Path, now: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds another experiment."""
+    path = output / CLAIM
+    if path.is_file() and (changed := changes(json.loads(path.read_bytes()), now)):
+        raise UserError(
+            f"{output} holds another experiment; these differ (there -> now): {'; '.join(changed)}. "
+            "Use a new folder, or what began this one."
+        )
 
-    return Dataset.from_list(rows.select(COLUMNS).to_dicts())
 
-
-def arm_pairs(name: str, opened: Opened, settings: Recipe) -> dict[str, "Dataset"]:
-    """Return the stages of one arm with all its training pairs, as `udasa.train` takes them: no budget, no holdout.
-
-    Raises:
-        UserError: there is no such arm, or the release does not fit it.
-    """
-    arm, stages = arms.find([name])[name], settings.training.stages
-    rows = arms.train_pairs(arm, opened, settings.policy, stages)
-    return {stage: as_dataset(part) for stage, part in arm.arrange(rows, stages, settings.training.seed).items()}
+def _pairs(work: _Work, opened: Opened, allow_overlap: bool) -> dict[str, pl.DataFrame]:
+    """Return the pairs of every arm, level; made once, and the folder taken for them."""
+    paths = {name: work.output / "pairs" / f"{name}.parquet" for name in work.plan.arms}
+    if not (work.output / BUDGET).is_file():
+        plan, settings = work.plan, work.settings
+        found = level_pairs(opened, settings, plan.arms, work.held, plan.holdout, allow_overlap)
+        run.write_file(work.output / CLAIM, _json(_claim(opened, settings, plan)))
+        for name, one in found.items():
+            run.write_shard(paths[name], one.rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
+        run.write_file(work.output / BUDGET, _json({name: one.budget for name, one in found.items()}))
+    return {name: pl.DataFrame(pl.from_arrow(run.read_parquet(path))) for name, path in paths.items()}
 
 
 def _base(work: _Work) -> _Base:
@@ -223,7 +186,7 @@ def _cell(work: _Work, name: str, seed: int, rows: pl.DataFrame, logprobs: Float
         policy, training = work.settings.policy, replace(arms.training_of(arm, work.settings.training), seed=seed)
         staged = {s: as_dataset(part) for s, part in arm.arrange(rows, training.stages, seed).items()}
         trained = train_stages(staged, folder, policy=policy, training=training, progress=work.progress)
-        steps = json.loads((work.output / "budget.json").read_bytes())[name]["steps"]
+        steps = json.loads((work.output / BUDGET).read_bytes())[name]["steps"]
         took = sum(result.steps for result in trained.results)
         assert took == steps, f"{name} took {took} steps; its budget is {steps}"
         values = by_stage(probe(policy, work.held, adapter=trained.adapter, base_logprobs=logprobs), work.held)

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from udasa import resources
 from udasa.backends import ModelSpec, Principle, Sampling
-from udasa.errors import UserError
+from udasa.errors import UserError, changes
 from udasa.limits import Lint, Planted
 from udasa.recipe.settings import (
     NLI,
@@ -107,17 +107,7 @@ def digest(recipe: Recipe) -> str:
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """Return the fields that differ, as `field: old -> new`, nested fields with dots."""
-
-    def leaves(value: Any, path: str = "") -> dict[str, Any]:
-        if isinstance(value, dict):
-            return {k: v for key, sub in value.items() for k, v in leaves(sub, f"{path}.{key}").items()}
-        if isinstance(value, list):
-            return {k: v for i, sub in enumerate(value) for k, v in leaves(sub, f"{path}[{i}]").items()}
-        return {path.lstrip("."): value}
-
-    before, after = leaves(as_dict(old)), leaves(as_dict(new))
-    keys = sorted(before.keys() | after.keys())
-    return [f"{k}: {before.get(k)!r} -> {after.get(k)!r}" for k in keys if before.get(k) != after.get(k)]
+    return changes(as_dict(old), as_dict(new))
 
 
 def bundled_path(path: str) -> Path:

@@ -22,6 +22,7 @@ class Override:
     """The stage."""
     learning_rate: float | None = None
     epochs: float | None = None
+    """In the place of the run's `max_steps`, too."""
     max_steps: int | None = None
     beta: float | None = None
     loss: Loss | None = None
@@ -102,6 +103,8 @@ class Training:
             return self
         fields = next((dataclasses.asdict(given) for given in self.overrides if given.stage == stage), {})
         changed = {name: value for name, value in fields.items() if value is not None and name != "stage"}
+        if "epochs" in changed:
+            changed.setdefault("max_steps", None)
         fixed = changed.get("reference", self.reference) == "fixed"
         changed["fixed_reference"] = self.fixed_reference if fixed else None
         return dataclasses.replace(self, overrides=(), **changed)

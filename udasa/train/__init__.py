@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from udasa import __version__, backends_hf
+from udasa import __version__, backends_hf, schema
 from udasa.backends import Identity, ModelSpec
 from udasa.errors import require
 from udasa.limits import Lint
@@ -31,7 +31,10 @@ from udasa.train.stages import DONE, MARKER, AfterStage, Staged, Verdict, go_on,
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["AfterStage", "StageResult", "Staged", "Trained", "Verdict", "go_on", "train", "train_stages"]
+__all__ = ["AfterStage", "StageResult", "Staged", "Trained", "Verdict", "go_on", "pin", "train", "train_stages"]
+
+MERGED = "merged"
+"""The folder of base model and adapter as one model."""
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets")
 """Packages whose versions a training run records."""
@@ -44,12 +47,14 @@ class Trained:
     license: str
     base_model: str
     base_revision: str | None
+    base_dtype: str
+    """As the policy names it; `auto`: float32 on a CPU, bfloat16 on a GPU."""
     base_identity: Identity
     arm: str = "staged"
     """Which pairs in which stages, of docs/experiments.md."""
     data: str
     data_revision: str | None
-    """The commit of a Hub data set, if it has a manifest; else the revision that was asked for."""
+    """The commit of a Hub data set, found before it was read; None: a folder."""
     data_digest: str | None
     """sha256 of the data set's manifest.json; None without one."""
     settings: dict[str, Any]
@@ -99,7 +104,7 @@ def train(
         lint: what overlaps with held-out prompts and evaluation data is, and its limits.
         near_duplicate: the recipe's.
         allow_overlap: train in spite of an overlap beyond those limits; it is recorded.
-        merge: write base model and adapter as one model, too.
+        merge: write base model and adapter as one model, too; not with `tuning="full"`, which writes one anyway.
         report_to: trackers that TRL knows, such as `tensorboard`, `trackio` or `wandb`.
         after_stage: decides how to go on after a stage; see `train_stages`.
         progress: shown the pairs that a reference reads, and the optimiser steps of each stage.
@@ -111,9 +116,10 @@ def train(
     """
     for module in ("trl", "peft"):
         require(module, extra="train")
+    commit, manifest = release(data, revision)
     with backends_hf.quiet(), no_data_bars(), TemporaryDirectory(prefix="udasa-", ignore_cleanup_errors=True) as cache:
-        pairs = read(data, training.stages, revision, cache) if pairs is None else pairs
-        test = read(data, training.stages, revision, cache, split="test")
+        pairs = read(data, training.stages, commit, cache) if pairs is None else pairs
+        test = read(data, schema.STAGES, commit, cache, split="test")
         overlap = refuse_overlap(pairs, test, lint, near_duplicate, allow_overlap)
         staged = train_stages(
             pairs,
@@ -124,7 +130,6 @@ def train(
             report_to=report_to,
             progress=progress,
         )
-    commit, manifest = release(data, revision)
     trained = Trained(
         **pin(policy, training),
         license=license,
@@ -151,7 +156,8 @@ def _write(trained: Trained, staged: Staged, output: Path, policy: ModelSpec) ->
         if path.is_file() and path.name not in (DONE, STEPS):
             shutil.copyfile(path, output / path.name)
     curves.write(staged, output)
+    shutil.rmtree(output / MERGED, ignore_errors=True)  # of an earlier run
     if trained.merged:
         with backends_hf.quiet():
-            models.merge(output, policy, output / "merged")
+            models.merge(output, policy, output / MERGED)
     write_file(output / MARKER, to_json(asdict(trained)))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from udasa import schema
 from udasa.digests import file_sha256
 from udasa.errors import UserError
+from udasa.release import MANIFEST, hub_errors, is_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -76,18 +77,25 @@ def digest(pairs: "Dataset") -> str:
 
 
 def release(data: str, revision: str | None) -> tuple[str | None, str | None]:
-    """Return the data set's commit on the Hub and the sha256 of its manifest.json, each None where there is none."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    """Return the commit that a Hub data set has at a revision, and the sha256 of its manifest.json.
 
-    commit, manifest = revision, Path(data) / "manifest.json"
-    if not Path(data).is_dir():
+    The commit of a folder is None, and so is the digest of a data set without manifest.
+
+    Raises:
+        UserError: the data set is not there, or cannot be reached.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    if is_folder(data):
+        manifest = Path(data).expanduser() / MANIFEST
+        return None, file_sha256(manifest) if manifest.is_file() else None
+    with hub_errors(data, "read"):
         try:
-            manifest = Path(hf_hub_download(data, "manifest.json", repo_type="dataset", revision=revision))
-            commit = manifest.parent.name  # the Hub's cache is .../snapshots/<commit>/manifest.json
-        except EntryNotFoundError:
-            return revision, None
-    return commit, file_sha256(manifest) if manifest.is_file() else None
+            manifest = Path(hf_hub_download(data, MANIFEST, repo_type="dataset", revision=revision))
+        except RemoteEntryNotFoundError:
+            return HfApi().dataset_info(data, revision=revision).sha, None
+        return manifest.parent.name, file_sha256(manifest)  # the Hub's cache is .../snapshots/<commit>/manifest.json
 
 
 @contextmanager

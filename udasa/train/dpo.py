@@ -4,6 +4,7 @@ train_stage(Stage("moderate", Path("out/stages/2-moderate"), pairs, ...), start=
 -> StageResult(stage="moderate", reference="base", pairs=412, steps=52, first_loss=0.66, ...)
 """
 
+import gc
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -143,14 +144,17 @@ def _make_trainer(stage: Stage, start: Path | None, run: Run, training: Training
     full = training.tuning == "full"
     trainer: Any = DPOTrainer(
         model=base,
-        # of a model without adapter, TRL loads a reference unless it is given one; this is let go at once
+        # of a model without adapter, TRL loads a reference unless it is given one; this is let go below
         ref_model=models.load_base(run.policy, training, start)[0] if full else None,
         args=_config(stage, base, run, training, smoothing),
         train_dataset=stage.pairs,
         processing_class=tokenizer,
-        peft_config=None if full else models.make_lora(training),
+        peft_config=None if full else models.make_lora(base, training),
     )
     trainer.precompute_ref_logps, trainer.ref_model = True, None
+    if full:
+        trainer.accelerator.free_memory()  # it holds the reference too
+        gc.collect()  # and the reference is in a cycle
     trainer.remove_callback(PrinterCallback)
     if trainer.args.use_cpu:
         allocator.give_back_after(base.base_model)  # TRL computes the loss from what comes out of it

@@ -51,17 +51,40 @@ def _four_bits() -> Any:
     )
 
 
-def make_lora(training: Training) -> "LoraConfig":
-    """Return the settings of a fresh adapter."""
+def make_lora(model: "PreTrainedModel", training: Training) -> "LoraConfig":
+    """Return the settings of a fresh adapter on a model.
+
+    Raises:
+        UserError: `lora_targets` names no module of it, or one whose weights another module shares: merging would
+            change both.
+    """
     from peft import LoraConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
 
     targets = training.lora_targets
-    return LoraConfig(
+    config = LoraConfig(
         r=training.lora_rank,
         lora_alpha=training.lora_alpha,
         target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
     )
+    if targets == "all-linear":
+        return config
+    modules = dict(model.named_modules())
+    named = [name for name in modules if check_target_module_exists(config, name)]
+    if not named:
+        known = sorted({name.rpartition(".")[2] for name, module in modules.items() if not list(module.children())})
+        raise UserError(
+            f"lora_targets {targets!r} is no module of the model. It has {', '.join(known)}, or use all-linear."
+        )
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    tied = [name for name in named if model.config.tie_word_embeddings and modules[name] in ends]
+    if tied:
+        raise UserError(
+            f"lora_targets names {', '.join(tied)}, whose weights the model uses at both its ends, so an adapter there "
+            "cannot be merged. Leave it out."
+        )
+    return config
 
 
 def load_adapter(model: Any, start: Path) -> None:

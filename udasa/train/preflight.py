@@ -50,7 +50,18 @@ class Preflight(NamedTuple):
 
     fits: dict[str, Fit]
     findings: tuple[Finding, ...]
-    """Of all stages together: one on long pairs, and one a reason for leaving pairs out."""
+    """Of all stages together: on long pairs, on prompts that the template changes, and on each reason to leave out."""
+
+
+class _Checked(NamedTuple):
+    """What was seen of a pair."""
+
+    prompt_id: str
+    tokens: int
+    """Of the longer side."""
+    whole_prompt: bool
+    why: str
+    """Why it is left out, or nothing."""
 
 
 class Tokens(NamedTuple):
@@ -59,16 +70,18 @@ class Tokens(NamedTuple):
     prompt: int
     chosen: list[int]
     rejected: list[int]
+    whole_prompt: bool
+    """Whether both sides begin with all that a reply is generated after; else TRL takes what differs for the reply."""
 
 
 def preflight(pairs: "Mapping[str, Dataset]", tokenizer: "PreTrainedTokenizerBase", max_length: int) -> Preflight:
     """Read every pair as the trainer will, and leave out those that would teach nothing.
 
     Raises:
-        UserError: no pair of a stage is left.
+        UserError: no pair of a stage is left, or the chat template refuses one.
     """
     fits: dict[str, Fit] = {}
-    checked: list[tuple[str, int, str]] = []
+    checked: list[_Checked] = []
     for name, rows in pairs.items():
         kept: list[int] = []
         contents: list[str] = []
@@ -76,7 +89,7 @@ def preflight(pairs: "Mapping[str, Dataset]", tokenizer: "PreTrainedTokenizerBas
         for index, row in enumerate(rows):
             read = pair_tokens(tokenizer, row)
             longest, why = max(len(read.chosen), len(read.rejected)), _reason(tokenizer, row, read, max_length)
-            checked.append((row["prompt_id"], longest, why))
+            checked.append(_Checked(row["prompt_id"], longest, read.whole_prompt, why))
             if not why:
                 kept.append(index)
                 contents.append(_digest(read, max_length))
@@ -120,10 +133,24 @@ def refuse_overlap(
 
 
 def pair_tokens(tokenizer: "PreTrainedTokenizerBase", row: Mapping[str, Any]) -> Tokens:
-    """Return a pair's tokens as TRL makes them: the prompt is what both sides begin with, up to its own length."""
-    prompt = chat_tokens(tokenizer, row["prompt"], prompt=True)
-    chosen, rejected = (chat_tokens(tokenizer, row["prompt"] + row[side]) for side in ("chosen", "rejected"))
-    return Tokens(min(_shared(prompt, chosen), _shared(prompt, rejected)), chosen, rejected)
+    """Return a pair's tokens as TRL makes them: the prompt is what both sides begin with, up to its own length.
+
+    Raises:
+        UserError: the chat template refuses the conversation.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        prompt = chat_tokens(tokenizer, row["prompt"], prompt=True)
+        chosen, rejected = (chat_tokens(tokenizer, row["prompt"] + row[side]) for side in ("chosen", "rejected"))
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in row["prompt"])
+        raise UserError(
+            f"The policy's chat template refuses the prompt {row['prompt_id']}, whose roles are {roles}: {error}. "
+            "Leave out such prompts, or use a policy whose template takes them."
+        ) from error
+    shared = min(_shared(prompt, chosen), _shared(prompt, rejected))
+    return Tokens(shared, chosen, rejected, shared == len(prompt))
 
 
 def _reason(tokenizer: "PreTrainedTokenizerBase", row: Mapping[str, Any], read: Tokens, max_length: int) -> str:
@@ -150,18 +177,26 @@ def _digest(read: Tokens, max_length: int) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _nothing_left(name: str, checked: Sequence[tuple[str, int, str]], max_length: int) -> str:
-    counts = {what: sum(why == reason for _, _, why in checked) for reason, what in LEFT_OUT.items()}
+def _nothing_left(name: str, checked: Sequence[_Checked], max_length: int) -> str:
+    counts = {what: sum(one.why == reason for one in checked) for reason, what in LEFT_OUT.items()}
     told = "; ".join(f"{count} {what}" for what, count in counts.items() if count)
     return f"No pair of stage '{name}' can be trained on: {told}. Raise max_length, now {max_length}, or build again."
 
 
-def _findings(checked: Sequence[tuple[str, int, str]], max_length: int) -> tuple[Finding, ...]:
-    rows = pl.DataFrame(
-        list(checked), schema={"prompt_id": pl.String, "tokens": pl.Int64, "why": pl.String}, orient="row"
+def _findings(checked: Sequence[_Checked], max_length: int) -> tuple[Finding, ...]:
+    schema = {"prompt_id": pl.String, "tokens": pl.Int64, "whole_prompt": pl.Boolean, "why": pl.String}
+    rows = pl.DataFrame(checked, schema=schema, orient="row")
+    changed = share(
+        "prompt-changed-by-template",
+        rows,
+        ~pl.col("whole_prompt"),
+        {"prompt-changed-by-template": None},
+        "{count} of {total} prompts end otherwise before a reply that is there than before one that is generated; what "
+        "differs is trained on as part of the reply.",
+        exact=True,
     )
     left_out = (
         share(name, rows, pl.col("why") == name, {name: None}, f"{{count}} of {{total}} {what}.", exact=True)
         for name, what in LEFT_OUT.items()
     )
-    return (over_max_length(rows, max_length, None), *left_out)
+    return (over_max_length(rows, max_length, None), changed, *left_out)

@@ -175,7 +175,7 @@ def _compute(
         processing_class=tokenizer,
         data_collator=collate_and_report,
         # transformers takes no trainer for a bare model of 4 bits; TRL reads it with the adapter off
-        peft_config=make_lora(training) if training.tuning == "qlora" and reference == (policy, None) else None,
+        peft_config=make_lora(model, training) if training.tuning == "qlora" and reference == (policy, None) else None,
     )
     check_kept(trainer, len(rows), training)
     return pl.DataFrame({name: list(trainer.train_dataset[name]) for name in ("content", *COLUMNS)})

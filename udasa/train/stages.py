@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from udasa import allocator, backends_hf
 from udasa.backends import ModelSpec
 from udasa.digests import stable_hash
-from udasa.errors import UserError, require
+from udasa.errors import UserError, changes, require
 from udasa.lint import Finding
 from udasa.recipe import Training
 from udasa.run import Progress, silent, write_file
@@ -89,8 +89,8 @@ def train_stages(
 
     Raises:
         UserError: `output` holds stages of other settings or pairs, pairs do not fit, the first loss is not what it
-            must be where the policy is its own reference, a loss or gradient is not finite, or the first stage is
-            taken back.
+            must be where the policy is its own reference, a loss or gradient is not finite, the first stage is taken
+            back, or `training` has an override for a stage that `pairs` does not have.
         MissingExtraError: the extra `train` is not installed.
     """
     for module in ("trl", "peft"):
@@ -100,7 +100,8 @@ def train_stages(
             f"The policy has an adapter already ({policy.adapter}), and a trained adapter is put on the model itself. "
             "Leave the adapter out, or merge it into the weights and name those."
         )
-    pinned = pin(policy, training) | {"pairs": {name: digest(rows) for name, rows in pairs.items()}}
+    _refuse_unknown(training, list(pairs))
+    pinned = pin(policy, training) | {"order": list(pairs), "pairs": {s: digest(rows) for s, rows in pairs.items()}}
     folders = {s: output / "stages" / f"{n}-{s}" for n, s in enumerate(pairs, 1) if len(pairs[s])}
     if not folders:
         raise UserError(f"There are no training pairs in {', '.join(pairs)}. Build from more prompts.")
@@ -134,10 +135,11 @@ def train_stages(
 
 
 def pin(policy: ModelSpec, training: Training) -> dict[str, Any]:
-    """Return what a run must be the same in to go on: the base model's weights and the settings."""
+    """Return what a run must be the same in to go on: the base model's weights and precision, and the settings."""
     return {
         "base_model": policy.model,
         "base_revision": policy.revision,
+        "base_dtype": policy.dtype,
         "base_identity": backends_hf.identity(policy),
         "settings": TypeAdapter(Training).dump_python(training, mode="json"),
     }
@@ -198,15 +200,22 @@ def _with_replay(name: str, fits: Mapping[str, Fit], share: float) -> "Dataset":
     return concatenate_datasets(parts)
 
 
+def _refuse_unknown(training: Training, names: Sequence[str]) -> None:
+    """Refuse settings for stages that are not there."""
+    if unknown := [override.stage for override in training.overrides if override.stage not in names]:
+        raise UserError(
+            f"The settings have overrides for {', '.join(unknown)}, and the stages are {', '.join(names)}. "
+            "Leave these overrides out, or train pairs that have these stages."
+        )
+
+
 def _refuse_others(output: Path, pinned: Mapping[str, Any]) -> None:
     """Refuse a folder with stages, finished or begun, of another run."""
     for path in sorted([*output.glob(f"stages/*/{DONE}"), *output.glob(f"stages/*/*/{checkpoints.RUN}")]):
-        before, now = _leaves(json.loads(path.read_bytes())["run"]), _leaves(pinned)
-        if changed := [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]:
+        if changed := changes(json.loads(path.read_bytes())["run"], pinned):
             raise UserError(
-                f"{output} holds stages of another run: "
-                + "; ".join(f"{k} is {before.get(k)!r} there and {now.get(k)!r} now" for k in changed)
-                + ". Train into a new folder, or with the settings and data that began this one."
+                f"{output} holds stages of another run; these differ (there -> now): {'; '.join(changed)}. "
+                "Train into a new folder, or with the settings and data that began this one."
             )
 
 
@@ -214,10 +223,3 @@ def _read_result(folder: Path) -> StageResult | None:
     """Return the result of a stage that is complete."""
     marker = folder / DONE
     return StageResult(**json.loads(marker.read_bytes())["result"]) if marker.is_file() else None
-
-
-def _leaves(value: Any, path: str = "") -> dict[str, Any]:
-    """Flatten nested dictionaries to `outer.inner` keys."""
-    if not isinstance(value, Mapping):
-        return {path: value}
-    return {k: v for key, sub in value.items() for k, v in _leaves(sub, f"{path}.{key}".lstrip(".")).items()}
