@@ -286,5 +286,14 @@ def test_a_card_of_all_weights_needs_no_peft() -> None:
     card = cards.render_model_card(facts, "org/x")
     cards.validate(card, "model")
     assert "PeftModel" not in card and "All weights of" in card
+    assert "lora_" not in card and "adapter" not in card
     assert "library_name: transformers" in card
     assert "base_model_relation: finetune" in card
+
+
+def test_a_card_of_an_adapter_on_four_bits_says_so() -> None:
+    facts = made_facts()
+    facts["settings"]["tuning"] = "qlora"
+    card = cards.render_model_card(facts, "org/x")
+    assert "A LoRA adapter for `HuggingFaceTB/SmolLM2-135M-Instruct` in 4 bits (QLoRA), trained by" in card
+    assert "trained on the base model in 4 bits (NF4); this puts it on the base model as it was published" in card

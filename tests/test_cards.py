@@ -278,10 +278,14 @@ def test_hostile_values_stay_text_in_both_cards(text: str) -> None:
     manifest = made_manifest(sources=sources, packages={text: text}, tasks={text: {"moderate": 1}}, name=text)
     card = cards.render_dataset_card(manifest, "org/x", [("figures/gap.svg", text)])
     cards.validate(card, "dataset")
-    facts = made_facts(settings={text: text}, versions={text: text})
-    model_card = cards.render_model_card(facts, "org/x")
+    facts = made_facts(settings={text: text}, versions={text: text}, arm=text)
+    changes = [made_transition(stage=text, metric=text, unit=text, found=text)]
+    model_card = cards.render_model_card(facts, "org/x", meaning=text, source=text, transitions=changes)
     cards.validate(model_card, "model")
-    plain, plain_model = dataset_card(), cards.render_model_card(made_facts(), "org/x")
+    plain, plain_model = (
+        dataset_card(),
+        cards.render_model_card(made_facts(), "org/x", transitions=[made_transition()]),
+    )
     for hostile, usual in ((card, plain), (model_card, plain_model)):
         body, usual_body = (html_of(c.split("\n---\n", 1)[1]) for c in (hostile, usual))
         assert shape(body) - {"code"} == shape(usual_body) - {"code"}
@@ -323,6 +327,93 @@ def test_what_training_recorded_beyond_the_needed_is_shown() -> None:
     assert "package weights:y" in card
     assert "reference (local folder)" in card
     assert "/home" not in card
+
+
+def tags(card: str) -> list[str]:
+    from huggingface_hub import ModelCard
+
+    return list(ModelCard(card).data.tags or ())
+
+
+@pytest.mark.parametrize(
+    ("loss", "method", "scale"),
+    [
+        (None, "by direct preference optimisation (DPO) on", "Losses are DPO's, in nats (ln 2 is 0.693:"),
+        ("cdpo", "by conservative DPO (Mitchell 2023) on", "Losses are conservative DPO's, in nats (ln 2 is 0.693:"),
+        ("robust", "by robust DPO (arXiv 2403.00409) on", "Losses are robust DPO's, in nats (ln 2 is 0.693:"),
+        ("hinge", "by SLiC's hinge loss (arXiv 2305.10425) on", "(1: no preference yet)"),
+        ("ipo", "by IPO (arXiv 2310.12036) on", "(1/(4 beta²) is 6.25: no preference yet)"),
+    ],
+)
+def test_a_preference_loss_is_named_with_where_it_begins(loss: str | None, method: str, scale: str) -> None:
+    card = cards.render_model_card(made_facts(settings={"beta": 0.2} | ({"loss": loss} if loss else {})), "org/x")
+    cards.validate(card, "model")
+    assert method + " preference\npairs of which the models are more and less certain, in stages from clear" in card
+    assert scale in card and ("DPO's" in card) == ("DPO" in method)
+    assert {"dpo", "uncertainty"} <= set(tags(card)) and "sft" not in tags(card)
+
+
+def test_a_supervised_arm_is_not_called_dpo() -> None:
+    stages = [made_facts()["stages"][0] | {"stage": "all"}]
+    facts = made_facts(arm="sft", stages=stages, settings={"beta": 0.1, "loss": "sft", "stages": list(schema.STAGES)})
+    card = cards.render_model_card(facts, "org/x", meaning="supervised on *these*", source="someone 2023")
+    cards.validate(card, "model")
+    assert "It is the arm `sft` of the toolkit udasa: supervised on &#42;these&#42; (someone 2023)." in card
+    assert "supervised fine-tuning (SFT) on the chosen sides of preference\npairs.\n" in card
+    assert "negative log-likelihood" in card and "neither the reference nor the rejected side is in the loss" in card
+    assert "not made by the toolkit's staged procedure" in card
+    assert not re.search(r"DPO|optimisation \(|no preference yet|both answers of a pair|models' uncertainty", card)
+    assert {"sft"} == {"sft", "dpo", "uncertainty"} & set(tags(card))
+    assert "`stages`" not in card, "the recipe's stages are not those of the arm"
+
+
+def test_an_arm_that_is_not_known_is_named_and_no_more() -> None:
+    card = cards.render_model_card(made_facts(arm="my arm"), "org/x")
+    assert "an arm `my arm`, which this version of the toolkit udasa does not describe" in card
+    assert "from clear to ambiguous" not in card
+
+
+def test_stages_of_other_losses_and_in_another_order_are_told_apart() -> None:
+    stages = made_facts()["stages"][:0:-1]
+    settings = {"loss": "sft", "beta": 0.1, "overrides": [{"stage": "moderate", "loss": "ipo", "beta": 0.5}]}
+    card = cards.render_model_card(made_facts(stages=stages, settings=settings), "org/x")
+    assert "supervised fine-tuning (SFT) and IPO (arXiv 2310.12036) on preference\npairs of which" in card
+    assert "more and less certain, stage by stage: exploratory, moderate." in card
+    assert "Losses of exploratory are the mean negative" in card
+    assert "Losses of moderate are IPO's" in card and "(1/(4 beta²) is 1: no" in card
+    assert {"dpo", "sft"} <= set(tags(card))
+
+
+def made_transition(**changes: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "stage": "moderate", "metric": "kl", "unit": "nats a response", "items": 31, "before": 0.5, "after": 0.75,
+        "change": {"value": 0.25, "low": 0.125, "high": 0.375, "n": 31}, "found": "other", "forgotten_since": None,
+        "change_since": None,
+    }  # fmt: skip
+    return row | changes
+
+
+def test_what_each_stage_changed_is_told_where_it_could_be_told() -> None:
+    since = {"value": -0.5, "low": -0.7, "high": -0.3, "n": 31}
+    changes = [
+        made_transition(),
+        made_transition(metric="canary", found="unclear"),
+        made_transition(metric="accuracy", found="unclear", forgotten_since="conservative", change_since=since),
+        made_transition(stage="extra", metric="accuracy", found="better"),
+    ]
+    card = cards.render_model_card(made_facts(), "org/x", transitions=changes)
+    cards.validate(card, "model")
+    assert "Changes looked at: 4; told apart from 0, or forgotten: 3." in card
+    assert rows_of(card, "## What each stage changed") == [
+        ["moderate", "kl` (nats a response)", "31", "0.5000", "0.7500", "0.2500", "0.1250 to 0.3750", "changed"],
+        ["moderate", "accuracy` (nats a response)", "31", "0.5000", "0.7500", "0.2500", "0.1250 to 0.3750",
+         "**forgotten** since `conservative`: -0.5000 (-0.7000 to -0.3000)"],
+        ["extra` (taken back)", "accuracy` (nats a response)", "31", "0.5000", "0.7500", "0.2500", "0.1250 to 0.3750",
+         "better"],
+    ]  # fmt: skip
+    none = cards.render_model_card(made_facts(), "org/x", transitions=changes[1:2])
+    assert "Changes looked at: 1; told apart from 0, or forgotten: none." in none and "| after stage |" not in none
+    assert "This was not measured" in cards.render_model_card(made_facts(), "org/x")
 
 
 def test_lists_in_a_sentence_keep_their_spaces() -> None:

@@ -21,7 +21,7 @@ from udasa.errors import UserError
 from udasa.recipe import Workers
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
-pytestmark = [pytest.mark.faults, pytest.mark.filterwarnings("ignore")]  # the warnings are of Ray's libraries
+pytestmark = [pytest.mark.processes, pytest.mark.filterwarnings("ignore")]  # the warnings are of Ray's libraries
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from udasa.backends import Failure
 from udasa.backends_fake import FakeJudge, FakeSampler
 from udasa.errors import UserError
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture

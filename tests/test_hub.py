@@ -14,6 +14,8 @@ from tests.hub.sample import LARGE, prepare
 from tests.hub.server import RunningHub
 from tests.hub.store import HEADS, File
 
+pytestmark = pytest.mark.processes
+
 
 def failure(hub: RunningHub, home: Path, user: str | None, client: Callable[..., Any], *args: Any) -> tuple[Any, ...]:
     """Class and status of the exception that a client ends with."""

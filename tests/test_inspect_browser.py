@@ -17,6 +17,8 @@ from .test_figures import made_pairs, made_responses
 from .test_inspect import FINDING, made_target, usual_page
 from .test_report import OWNED, asked, made_ledger, said
 
+pytestmark = pytest.mark.processes
+
 READY = "document.querySelectorAll('figure[data-chart] svg.marks').length === 4 && document.querySelector('#list li')"
 
 

@@ -15,7 +15,7 @@ from tests.hub.sample import prepare
 from tests.hub.store import File
 from udasa.publish import publish
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")

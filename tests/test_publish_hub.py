@@ -13,6 +13,8 @@ from udasa.publish import publish
 from udasa.recipe import Pairing, Staging
 from udasa.restage import restage
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory):
@@ -291,13 +293,18 @@ def test_an_adapter_is_pushed_with_its_card(hub, tmp_path):
         run_client(hub, push_model, str(tmp_path), "acme/adapter", home=tmp_path / "home", token=hub.token("owner"))
     card = "---\nbase_model: org/base\nlibrary_name: peft\nlicense: apache-2.0\n---\n# Adapter\n"
     (tmp_path / "README.md").write_text(card)
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged" / "model.safetensors").write_text("of an earlier run")
     found = run_client(hub, push_model, str(tmp_path), "acme/adapter", home=tmp_path / "home", token=hub.token("owner"))
-    assert found["base"] == "org/base"
+    assert found["base"] == "org/base" and "merged" not in found["files"]
     assert set(found["files"]) >= {"README.md", "adapter_model.safetensors", "adapter_config.json", "training.json"}
     wanted = (".eval_results/udasa.yaml", "figures/loss.svg", "steps.jsonl", "merged/model.safetensors")
+    wanted += ("transitions.json", "transitions.md")
     for path in (*wanted, "figures/notes.txt", "checkpoint/optimizer.pt"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text("- value: 1\n")
+    (tmp_path / "transitions.json").write_text("[]")
+    (tmp_path / "training.json").write_text('{"merged": true}')
     run_client(hub, push_model, str(tmp_path), "acme/adapter", home=tmp_path / "home", token=hub.token("owner"))
     assert set(hub.store.repos["model", "acme/adapter"].resolve("main").files) == {
         *(".gitattributes", "README.md", "adapter_model.safetensors", "adapter_config.json", "training.json"),

@@ -7,9 +7,11 @@ import pytest
 import yaml
 
 from tests.lm_eval_logs import log_run, sample
-from tests.test_cards import made_facts
+from tests.test_cards import made_facts, made_transition
 from udasa import cards
 from udasa.adapters import adapter_digest
+from udasa.arms import ARMS
+from udasa.digests import files_sha256
 from udasa.errors import UserError
 from udasa.evaluate import results
 from udasa.publish import attach, write_card
@@ -98,6 +100,33 @@ def test_a_whole_benchmark_goes_to_its_leaderboard_and_an_old_file_goes_away(tmp
     assert [path.name for path in folder.glob(".eval_results/*")] == ["gpqa-diamond.yaml"]
     (entry,) = yaml.safe_load((folder / ".eval_results" / "gpqa-diamond.yaml").read_text())
     assert entry["value"] == round(100 * 65 / 198, 2) and "n = 198" in entry["notes"]
+
+
+@pytest.mark.parametrize("arm", sorted(ARMS.keys() - {"staged"}))
+def test_the_card_of_an_arm_says_what_the_arm_is(tmp_path, arm):
+    folder = trained(tmp_path / "adapter")
+    (folder / "training.json").write_text(json.dumps(made_facts(arm=arm)))
+    write_card(folder, "org/adapter")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    meaning, source = cards.escape(ARMS[arm].meaning), cards.escape(ARMS[arm].source)
+    assert f"It is the arm `{arm}` of the toolkit udasa: {meaning} ({source})." in card
+    assert "pairs of which" not in card.split("It is the arm")[0]
+
+
+def test_the_card_holds_the_transitions_until_the_weights_are_others(tmp_path, caplog):
+    folder = trained(tmp_path / "adapter")
+    weights = folder / "adapter_model.safetensors"
+    (folder / "transitions").mkdir()
+    for name, of in (("0-base", None), ("1-moderate", files_sha256([weights]))):
+        (folder / "transitions" / f"{name}.json").write_text(json.dumps({"of": {"weights": of}, "values": {}}))
+    (folder / "transitions.json").write_text(json.dumps([made_transition()]))
+    write_card(folder, "org/adapter")
+    assert "| `moderate` | `kl` (nats a response) | 31 |" in (folder / "README.md").read_text(encoding="utf-8")
+    weights.write_bytes(b"\1" * 64)
+    with caplog.at_level(logging.WARNING, "udasa"):
+        write_card(folder, "org/adapter")
+    assert "This was not measured" in (folder / "README.md").read_text(encoding="utf-8")
+    assert "is of weights that are no longer here" in caplog.text
 
 
 def test_a_folder_without_a_training_has_no_card(tmp_path):

@@ -12,7 +12,7 @@ from tests.train_data import datasets, logged, make_policy, spread, steps_of, we
 from udasa.errors import UserError
 from udasa.train import checkpoints, train_stages
 
-pytestmark = pytest.mark.faults
+pytestmark = pytest.mark.processes
 
 pytest.importorskip("trl")
 pytest.importorskip("peft")
@@ -176,16 +176,22 @@ def test_a_stage_that_was_begun_is_not_gone_on_with_under_other_settings(policy,
         train_stages(datasets(*STAGES, num=24), tmp_path, policy=policy, training=changed)
 
 
-def test_a_loss_that_is_not_finite_names_the_checkpoint_before_it(policy, tmp_path, monkeypatch):
+@pytest.mark.parametrize("what", ["loss", "grad_norm"])
+def test_a_step_that_is_not_finite_names_the_checkpoint_before_it(policy, tmp_path, monkeypatch, what):
+    """The loss, or the gradient of one that is finite: that of a root at 0 is infinite, and times 0 not a number."""
     import math
 
     from trl.trainer.dpo_trainer import DPOTrainer
 
+    def break_one(*args, **options):
+        loss = whole(*args, **options)
+        if next(steps) != 9:  # two batches a step: the tenth is in the fifth step
+            return loss
+        return loss * math.nan if what == "loss" else loss + (0 * loss).sqrt()
+
     whole, steps = DPOTrainer.compute_loss, iter(range(1000))
-    monkeypatch.setattr(  # two batches a step: the tenth is in the fifth step
-        DPOTrainer, "compute_loss", lambda *a, **k: whole(*a, **k) * (math.nan if next(steps) == 9 else 1)
-    )
-    with pytest.raises(UserError, match=r"loss is nan at step 5 of stage 'first'.*checkpoint is .*checkpoint-4\. "):
+    monkeypatch.setattr(DPOTrainer, "compute_loss", break_one)
+    with pytest.raises(UserError, match=rf"{what} is nan at step 5 of stage 'first'.*checkpoint is .*checkpoint-4\. "):
         train(tmp_path, policy)
 
 

@@ -1,4 +1,4 @@
-"""A trained adapter, and how it compares with its base -> its card, its results, and one commit on the Hub.
+"""What was trained, and how it compares with its base -> its card, its results, and one commit on the Hub.
 
 adapter/README.md  comparison.json  .eval_results/
 """
@@ -9,18 +9,23 @@ import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
 from pydantic import TypeAdapter
 
 from udasa import cards, run
 from udasa.adapters import adapter_digest
+from udasa.arms import ARMS
+from udasa.digests import files_sha256
 from udasa.errors import UserError
 from udasa.evaluate import Comparison, compare, to_json
 from udasa.publish.hub import Access, push
 
 COMPARISON = "comparison.json"
 """What the card's results are made from; without the documents' texts."""
+TRANSITIONS = "transitions.json"
+"""What each stage changed, as `udasa.transitions` wrote it."""
 _COMPARISON = TypeAdapter(Comparison)
 _log = logging.getLogger(__name__)
 
@@ -45,7 +50,7 @@ def attach(folder: Path, before: Path, after: Path) -> Comparison:
 def write_card(folder: Path, repo: str) -> None:
     """Write the card of a finished training and its `.eval_results`, with the comparison that was attached, if any.
 
-    A comparison of another adapter (it was trained anew since) is left out, and said to be.
+    A comparison or transitions of other weights (they were trained anew since) are left out, and said to be.
 
     Raises:
         UserError: the folder holds no finished training, or the repository's name does not fit.
@@ -55,7 +60,16 @@ def write_card(folder: Path, repo: str) -> None:
         raise UserError(f"{folder} is not a finished training: it lacks training.json. Run udasa train first.")
     found = _attached(folder)
     results = found.differences if found else None
-    card = cards.render_model_card(json.loads(path.read_text(encoding="utf-8")), repo, results)
+    facts = json.loads(path.read_bytes())
+    arm = ARMS.get(facts.get("arm", "staged"))
+    card = cards.render_model_card(
+        facts,
+        repo,
+        results,
+        meaning=arm.meaning if arm else None,
+        source=arm.source if arm else None,
+        transitions=_transitions(folder),
+    )
     for old in folder.glob(".eval_results/*.yaml"):
         old.unlink()
     for name, content in cards.eval_results(results or ()).items():
@@ -64,18 +78,22 @@ def write_card(folder: Path, repo: str) -> None:
 
 
 def publish_model(folder: Path, repo: str, *, private: bool = True, token: str | None = None) -> str:
-    """Push what was trained with its card, log, figures and results as one commit; returns the commit sha.
+    """Push what was trained with its card, log, figures, transitions and results as one commit; returns the commit sha.
 
     Raises:
         UserError: the folder holds no finished training, or the Hub refused.
     """
     names = ["README.md", "training.json", "adapter_config.json", "adapter_model.safetensors"]
-    patterns = ["steps.jsonl", "figures/*.svg", "figures/*.png", ".eval_results/*.yaml", "merged/*"]
+    patterns = ["steps.jsonl", "figures/*.svg", "figures/*.png", ".eval_results/*.yaml"]
     if (folder / "config.json").is_file():  # all weights were trained: a model, and no adapter
         names = ["README.md", "training.json", "config.json"]
         patterns += ["*.safetensors", "*.safetensors.index.json", "generation_config.json", "tokenizer*", "*.jinja"]
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise UserError(f"{folder} is not a finished training: it lacks {', '.join(missing)}. Run udasa train first.")
+    if json.loads((folder / "training.json").read_bytes()).get("merged"):
+        patterns.append("merged/*")
+    if _transitions(folder) is not None:
+        patterns += [TRANSITIONS, "transitions.md"]
     found = [folder / name for name in names]
     for pattern in patterns:
         found += sorted(folder.glob(pattern))
@@ -84,7 +102,7 @@ def publish_model(folder: Path, repo: str, *, private: bool = True, token: str |
             copy = Path(temporary) / path.relative_to(folder)
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, copy)
-        message = "Update the adapter and its card"
+        message = "Update the model and its card"
         return push(HfApi(token=token), Path(temporary), repo, "model", message, None, Access(private))
 
 
@@ -98,6 +116,21 @@ def _attached(folder: Path) -> Comparison | None:
         return found
     _log.warning("%s is of an adapter that is no longer here; the card is without results. Evaluate again.", path)
     return None
+
+
+def _transitions(folder: Path) -> list[dict[str, Any]] | None:
+    """Return what each stage changed; None if it was not measured, or of other weights than those that are here."""
+    path = folder / TRANSITIONS
+    if not path.is_file():
+        return None
+    probed = {json.loads(values.read_bytes())["of"]["weights"] for values in folder.glob("transitions/*.json")}
+    if probed and files_sha256(sorted(folder.glob("*.safetensors"))) not in probed:
+        _log.warning(
+            "%s is of weights that are no longer here; the card is without it. Train with a probe again.", path
+        )
+        return None
+    rows: list[dict[str, Any]] = json.loads(path.read_bytes())
+    return rows
 
 
 def _named(digest: str | None) -> str:
