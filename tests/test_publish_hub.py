@@ -83,6 +83,18 @@ def test_a_release_loads_with_a_fresh_cache(hub, released, build, tmp_path, by):
     assert found["streamed"] is True
 
 
+def open_pairs(repo):
+    from udasa.release import open_release
+
+    opened = open_release(repo, only=["pairs"])
+    return [opened.frame("pairs").height, sorted({path.parts[-2] for path in opened.folder.rglob("*.parquet")})]
+
+
+def test_only_the_tables_that_are_asked_for_are_downloaded(hub, released, tmp_path):
+    found = run_client(hub, open_pairs, released["repo"], home=tmp_path, token=released["token"])
+    assert found[0] > 0 and found[1] == ["conservative", "exploratory", "moderate"]
+
+
 def test_publishing_the_same_again_makes_no_commit(hub, released, build):
     args = (str(build), released["repo"], "1.0.0")
     again = run_client(hub, publish_to_hub, *args, home=released["home"], token=released["token"])

@@ -61,6 +61,12 @@ def test_what_cannot_be_opened_says_why(tmp_path, files, message):
         open_release("a/b/c")
 
 
+def test_a_manifest_of_something_else_has_no_recipe(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"files": []}')
+    with pytest.raises(UserError, match="the recipe in .* does not fit"):
+        _ = open_release(str(tmp_path)).recipe
+
+
 def test_a_broken_table_says_which(release, tmp_path):
     copy = shutil.copytree(release, tmp_path / "copy")
     first(copy).write_bytes(b"not parquet")

@@ -40,8 +40,10 @@ def test_the_code_on_the_card_runs(udasa, tmp_path, monkeypatch):
     data = publish(tmp_path / "pairs", pairs)
     path = write_recipe(tmp_path / "r.json", stages=("conservative",))
     output = tmp_path / "udasa-tiny-adapter"
-    code, shown, _ = udasa("train", data, "-o", output, "--recipe", path, "--merge")
+    code, shown, said = udasa("train", data, "-o", output, "--recipe", path, "--merge")
     assert code == 0
+    assert "not measured what each stage improves and forgets" in said and "pairs is not a release" in said
+    assert not (output / "transitions.md").exists()
     assert "identical-after-template: 1 of 7 pairs have the same tokens on both sides. For example conserv" in shown
     card = (output / "README.md").read_text()
     cards.validate(card, "model")
@@ -57,7 +59,8 @@ def test_the_code_on_the_card_of_a_whole_model_runs(udasa, tmp_path, monkeypatch
     data = publish(tmp_path / "pairs", rows("conservative", num=6))
     path = write_recipe(tmp_path / "r.json", stages=("conservative",), tuning="full")
     output = tmp_path / "udasa-tiny-adapter"
-    assert udasa("train", data, "-o", output, "--recipe", path)[0] == 0
+    code, _, said = udasa("train", data, "-o", output, "--recipe", path, "--on-forgetting", "off")
+    assert code == 0 and "not measured" not in said
     card = (output / "README.md").read_text()
     cards.validate(card, "model")
     assert "peft" not in run_code(card, tmp_path, monkeypatch)

@@ -5,7 +5,7 @@ opened.facts["counts"]["pairs"], opened.frame("pairs")
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,6 +29,12 @@ from udasa.recipe import Recipe
 
 MANIFEST = "manifest.json"
 Table = Literal["pairs", "scored", "ledger"]
+_FILES: Mapping[Table, str] = {
+    "pairs": "data/*/*.parquet",
+    "scored": "responses/*.parquet",
+    "ledger": "ledger.parquet",
+}
+"""Where a release has its tables."""
 
 _NOTHING = "nothing was published"
 _LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN to a token that may {}."
@@ -52,7 +58,7 @@ class Opened:
     def recipe(self) -> Recipe:
         """The recipe that made it."""
         if self.kind == "release":
-            return recipe.from_json(json.dumps(self.facts["recipe"]), origin=f"the recipe in {self.target}")
+            return recipe.from_json(json.dumps(self.facts.get("recipe")), origin=f"the recipe in {self.target}")
         path = self.folder / "recipe.json"
         return recipe.from_json(path.read_text(encoding="utf-8"), origin=str(path))
 
@@ -64,7 +70,7 @@ class Opened:
         """
         if self.kind == "build":
             return run.read_frame(self.folder, table)
-        pattern = {"pairs": "data/*/*.parquet", "scored": "responses/*.parquet", "ledger": "ledger.parquet"}[table]
+        pattern = _FILES[table]
         paths = sorted(self.folder.glob(pattern))
         if not paths:
             raise UserError(f"{self.target} has no {pattern}, so it is not a whole release. Publish it again.")
@@ -80,18 +86,21 @@ def is_folder(target: str) -> bool:
     return target.startswith(("/", ".", "~")) or Path(target).is_dir()
 
 
-def open_release(target: str, *, token: str | None = None, fresh: bool = False) -> Opened:
+def open_release(
+    target: str, *, token: str | None = None, fresh: bool = False, only: Sequence[Table] | None = None
+) -> Opened:
     """Open FOLDER, REPO or REPO@REVISION; a repository is downloaded, into the cache, at its head or that revision.
 
     Args:
         target: the folder or the repository.
         token: of the Hub; None takes the one that is logged in.
         fresh: download every byte again, whatever the cache holds.
+        only: the tables that will be asked for, so that a repository's others are not downloaded; None: every file.
 
     Raises:
         UserError: nothing is there, or what is there is not a release.
     """
-    folder, commit = _locate(target, token, fresh)
+    folder, commit = _locate(target, token, fresh, only)
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(f"{target} is not a release: it has no {MANIFEST}. Expected what `udasa publish` wrote.")
@@ -112,7 +121,7 @@ def open_data(target: str, *, token: str | None = None) -> Opened:
     return open_release(target, token=token)
 
 
-def _locate(target: str, token: str | None, fresh: bool) -> tuple[Path, str | None]:
+def _locate(target: str, token: str | None, fresh: bool, only: Sequence[Table] | None) -> tuple[Path, str | None]:
     """Return the local folder of a target, and the commit of a repository."""
     if is_folder(target):
         folder = Path(target).expanduser()
@@ -122,9 +131,15 @@ def _locate(target: str, token: str | None, fresh: bool) -> tuple[Path, str | No
     from huggingface_hub import snapshot_download
 
     repo, _, revision = target.partition("@")
+    wanted = None if only is None else [MANIFEST, *(_FILES[table] for table in only)]
     with hub_errors(repo, "read"):
         path = snapshot_download(
-            repo, repo_type="dataset", revision=revision or None, token=token, force_download=fresh
+            repo,
+            repo_type="dataset",
+            revision=revision or None,
+            token=token,
+            force_download=fresh,
+            allow_patterns=wanted,
         )
     return Path(path), Path(path).name
 

@@ -1,20 +1,29 @@
 """Commands that train: train."""
 
+import logging
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from udasa.cli.terminal import RecipeOption, app, bars, out, quiet_libraries, table
+from udasa.errors import UserError
+
+if TYPE_CHECKING:
+    from udasa.recipe import Recipe
+    from udasa.transitions import OnForgetting, Watch
+
+log = logging.getLogger(__name__)
 
 
 class Forgetting(StrEnum):
-    """What comes after a stage that forgot."""
+    """What comes after a stage that forgot; `off`: it is not measured."""
 
     warn = "warn"
     stop = "stop"
     rollback = "rollback"
+    off = "off"
 
 
 @app.command()
@@ -35,7 +44,10 @@ def train(
     arm: Annotated[str, typer.Option(help="An arm of docs/experiments.md: single, reversed, ...")] = "staged",
     on_forgetting: Annotated[
         Forgetting | None,
-        typer.Option(help="Probe the test split after each stage; what then comes after a stage that forgot."),
+        typer.Option(
+            help="What comes after a stage that forgot, by a probe of the test split after each stage; off: no probe. "
+            "Default: warn, if the data set has what is needed."
+        ),
     ] = None,
     forgetting_threshold: Annotated[
         float, typer.Option(help="The loss that counts: a share of the held-out pairs, or of the canary's bits.")
@@ -46,30 +58,25 @@ def train(
 
     from udasa import arms, transitions
     from udasa.experiment import arm_pairs
-    from udasa.heldout import held_out
     from udasa.publish import publish_model, write_card
     from udasa.recipe import load
-    from udasa.release import is_folder, open_release
+    from udasa.release import open_release
     from udasa.run import silent
     from udasa.train import go_on, processes
     from udasa.train import train as run_train
+    from udasa.train.data import release
 
     quiet_libraries()
     settings = load(recipe)
-    chosen, watch, pairs = arms.find([arm])[arm], None, None
+    chosen, pairs = arms.find([arm])[arm], None
     settings = replace(settings, training=arms.training_of(chosen, settings.training))
-    if on_forgetting or arm != "staged":
-        opened = open_release(data if is_folder(data) or not revision else f"{data}@{revision}")
-        pairs = arm_pairs(arm, opened, settings) if arm != "staged" else None
-        if on_forgetting:
-            held = held_out(opened, max_length=settings.training.max_length)
-            watch = transitions.Watch(
-                output,
-                policy=settings.policy,
-                held=held,
-                on_forgetting=on_forgetting.value,
-                threshold=forgetting_threshold,
-            )
+    commit, _ = release(data, revision)
+    target = f"{data}@{commit}" if commit else data
+    if arm != "staged":
+        pairs = processes.from_main(lambda: arm_pairs(arm, open_release(target), settings))
+    watch = _watch(
+        target, output, settings, on_forgetting.value if on_forgetting else None, threshold=forgetting_threshold
+    )
     trained = run_train(
         data,
         output,
@@ -78,7 +85,7 @@ def train(
         arm=arm,
         pairs=pairs,
         after_stage=watch or go_on,
-        revision=revision,
+        revision=commit,
         license=settings.license,
         lint=settings.lint,
         near_duplicate=settings.near_duplicate,
@@ -89,8 +96,6 @@ def train(
     )
     if not processes.is_main():
         return
-    if watch:
-        transitions.write(output, watch.transitions())
     write_card(output, push or f"udasa-{settings.name}-adapter")
     shown = table("stage", "pairs", "steps", "first loss", "last loss", "reward accuracy", title="Training")
     for stage in trained.stages:
@@ -109,3 +114,36 @@ def train(
     out.print(f"Adapter: {output}", highlight=False, soft_wrap=True)
     if push:
         out.print(f"Pushed {push}, commit {publish_model(output, push, private=not public)}", highlight=False)
+
+
+def _watch(
+    target: str,
+    output: Path,
+    settings: "Recipe",
+    on_forgetting: "OnForgetting | Literal['off'] | None",
+    threshold: float,
+) -> "Watch | None":
+    """Return what measures after each stage; None if it is off, or if it cannot be and was not asked for."""
+    from udasa.heldout import held_out
+    from udasa.release import open_release
+    from udasa.train import processes
+    from udasa.transitions import Watch
+
+    if on_forgetting == "off":
+        return None
+    try:
+        if on_forgetting is None and settings.training.tuning == "qlora":
+            raise UserError("A probe loads the base in the policy's dtype, which takes more memory than its 4 bits.")
+        held = held_out(open_release(target, only=["pairs"]), max_length=settings.training.max_length)
+    except UserError as error:
+        if on_forgetting:
+            raise
+        if processes.is_main():
+            log.warning(
+                "It is not measured what each stage improves and forgets. %s --on-forgetting warn insists on it, off "
+                "leaves it out without this warning.",
+                error,
+            )
+        return None
+    doing = on_forgetting or "warn"
+    return Watch(output, policy=settings.policy, held=held, on_forgetting=doing, threshold=threshold)
