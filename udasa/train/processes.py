@@ -2,9 +2,13 @@
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for the first one, which may measure a stage or write a model; torch's own is 10 minutes."""
 
 
 def count() -> int:
@@ -39,4 +43,4 @@ def _state() -> Any:
     import torch
     from accelerate import PartialState
 
-    return PartialState(cpu=not torch.cuda.is_available())
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
