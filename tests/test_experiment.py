@@ -13,7 +13,7 @@ from udasa import arms
 from udasa.arms.contrast import contrasted
 from udasa.backends import ModelSpec, Sampling
 from udasa.digests import stable_hash
-from udasa.errors import LimitError, UserError
+from udasa.errors import DivergedError, LimitError, UserError
 from udasa.experiment import Plan, compare, experiment, run, to_markdown
 from udasa.heldout import is_held_out
 from udasa.probe import METRICS
@@ -154,6 +154,30 @@ def test_smoothing_from_the_gap_reaches_every_arm_that_has_gaps(trained, build, 
     monkeypatch.setitem(arms.ARMS, "random", bare)
     with pytest.raises(UserError, match="those of the arm random have none"):
         experiment(build, tmp_path / "bare", settings=given, plan=PLAN)
+
+
+def test_an_arm_that_diverges_is_left_out_and_named(trained, build, settings, tmp_path, monkeypatch, caplog):
+    """With one of two seeds; the others are compared with the first that stands, and nothing is trained again."""
+    train = run.train_stages
+
+    def diverge(pairs, output, **options):
+        if output.name == "staged-1":
+            raise DivergedError("loss is nan at step 2")
+        return train(pairs, output, **options)
+
+    monkeypatch.setattr(run, "train_stages", diverge)
+    found = experiment(build, tmp_path, settings=settings, plan=PLAN)
+    assert {one.arm for one in found} == {"base", "single", "random"}
+    assert {one.arm for one in found if one.difference} == {"random"}
+    table = (tmp_path / "results.md").read_text()
+    assert "minus single (95 %)" in table and table.endswith("\nLeft out, for they diverged: staged with seed 1.\n")
+    assert "staged diverged with seed 1: loss is nan at step 2" in caplog.text
+    monkeypatch.setattr(run, "train_stages", lambda *_, **__: pytest.fail("trained again"))
+    assert experiment(build, tmp_path, settings=settings, plan=PLAN) == found
+    for path in tmp_path.glob("cells/*/cell.json"):
+        path.write_text('{"diverged": "kl is not finite"}')
+    with pytest.raises(UserError, match="Every arm diverged"):
+        experiment(build, tmp_path, settings=settings, plan=PLAN)
 
 
 def test_an_experiment_that_was_killed_goes_on_to_the_same_table(trained, build, settings, tmp_path, monkeypatch):

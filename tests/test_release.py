@@ -63,7 +63,7 @@ def test_what_cannot_be_opened_says_why(tmp_path, files, message):
 
 def test_a_manifest_of_something_else_has_no_recipe(tmp_path):
     (tmp_path / "manifest.json").write_text('{"files": []}')
-    with pytest.raises(UserError, match="the recipe in .* does not fit"):
+    with pytest.raises(UserError, match=r"the recipe in .* does not fit"):
         _ = open_release(str(tmp_path)).recipe
 
 

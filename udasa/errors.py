@@ -16,6 +16,10 @@ class LimitError(UserError):
     """A limit of the recipe does not hold, so that the work was stopped; the command line exits with 1."""
 
 
+class DivergedError(UserError):
+    """A loss, a gradient or a measurement of a trained model is not finite."""
+
+
 class MissingExtraError(ImportError):
     """An optional dependency is not installed; the message gives the pip command."""
 

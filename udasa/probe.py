@@ -15,7 +15,7 @@ from udasa import backends_hf
 from udasa.backends import Floats, ModelSpec, Response, Sampling
 from udasa.backends_hf.batches import batches_by_length
 from udasa.digests import stable_hash
-from udasa.errors import UserError, require
+from udasa.errors import DivergedError, UserError, require
 from udasa.heldout import HeldOut
 from udasa.refusals import OPENING
 from udasa.train.preflight import pair_tokens
@@ -97,7 +97,8 @@ def probe(
         base_logprobs: what `base_logprobs` returned for the same base and pairs, if that is known.
 
     Raises:
-        UserError: a number is not finite, or the base has another vocabulary.
+        DivergedError: a number is not finite.
+        UserError: the base has another vocabulary.
     """
     with backends_hf.quiet():
         loaded = load(policy, adapter, base)
@@ -117,7 +118,7 @@ def probe(
         }
     for metric, values in found.items():
         if bad := [name for name, value in values.items() if not np.isfinite(value)]:
-            raise UserError(
+            raise DivergedError(
                 f"{metric} is not finite for {len(bad)} of {len(values)} items (the first: {bad[0]}), so the policy "
                 f"{adapter or policy.model} has diverged. Lower the learning rate, or use another dtype."
             )

@@ -50,7 +50,7 @@ def experiment(
     quiet_libraries()
     plan = Plan(arms=words(arms), seeds=numbers(seeds), holdout=holdout, tasks=words(tasks), limit=limit)
     found = run_experiment(data, output, settings=load(recipe), plan=plan, allow_overlap=allow_overlap, progress=bars)
-    _show(found, "arm", plan.arms[0], "Experiment")
+    _show(found, "arm", "Experiment")
     out.print(f"Table: {output / 'results.md'}", highlight=False, soft_wrap=True)
 
 
@@ -70,7 +70,7 @@ def cycle(
 
     quiet_libraries()
     found = run_cycle(load(recipe), output, cycles, bars, allow_overlap)
-    _show(found.outcomes, "cycle", "cycle 1", "Cycles")
+    _show(found.outcomes, "cycle", "Cycles")
     out.print(NOTE, highlight=False, soft_wrap=True)
     for name, findings in found.findings.items():
         for finding in findings:
@@ -81,9 +81,10 @@ def cycle(
     out.print(f"Table: {output / 'cycles.md'}", highlight=False, soft_wrap=True)
 
 
-def _show(found: "list[Outcome]", what: str, first: str, title: str) -> None:
-    from udasa.experiment import cells_of
+def _show(found: "list[Outcome]", what: str, title: str) -> None:
+    from udasa.experiment import cells_of, first_of
 
+    first = first_of(found)
     shown = table("metric", what, "items x seeds", "value (95 %)", f"minus {first} (95 %)", title=title)
     for outcome in found:
         shown.add_row(*cells_of(outcome))

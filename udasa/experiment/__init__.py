@@ -8,11 +8,11 @@ out/cells/<arm>-<seed>/       the stages' adapters; cell.json, written last, hol
 out/results.json  results.md  the table, written last of all
 """
 
-from udasa.experiment.outcomes import Outcome, cells_of, compare, plain, to_markdown
+from udasa.experiment.outcomes import Outcome, cells_of, compare, first_of, plain, to_markdown
 from udasa.experiment.pairs import arm_pairs, as_dataset
 from udasa.experiment.run import DEFAULT_ARMS, Plan, experiment
 
 __all__ = [
-    "DEFAULT_ARMS", "Outcome", "Plan", "arm_pairs", "as_dataset", "cells_of", "compare", "experiment", "plain",
-    "to_markdown",
+    "DEFAULT_ARMS", "Outcome", "Plan", "arm_pairs", "as_dataset", "cells_of", "compare", "experiment", "first_of",
+    "plain", "to_markdown",
 ]  # fmt: skip

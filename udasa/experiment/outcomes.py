@@ -73,7 +73,7 @@ def plain(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 def to_markdown(outcomes: Sequence[Outcome], what: str = "arm") -> str:
     """Return the table as Markdown, a row an arm and metric; `what`: the word for an arm."""
-    first = next(outcome.arm for outcome in outcomes if outcome.arm != BASE)
+    first = first_of(outcomes)
     lines = [
         f"| metric | {what} | items x seeds | value (95 %) | minus {first} (95 %) |",
         "|---|---|---|---|---|",
@@ -81,6 +81,11 @@ def to_markdown(outcomes: Sequence[Outcome], what: str = "arm") -> str:
     for outcome in outcomes:
         lines.append("| " + " | ".join(cells_of(outcome)) + " |")
     return "\n".join(lines) + "\n"
+
+
+def first_of(outcomes: Sequence[Outcome]) -> str:
+    """Return the arm that the others are compared with."""
+    return next(outcome.arm for outcome in outcomes if outcome.arm != BASE)
 
 
 def cells_of(outcome: Outcome) -> tuple[str, str, str, str, str]:

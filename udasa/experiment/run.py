@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import polars as pl
 
 from udasa import arms, run
 from udasa.backends import Floats
-from udasa.errors import UserError, changes, require
+from udasa.errors import DivergedError, UserError, changes, require
 from udasa.evaluate import evaluate, results
 from udasa.experiment.outcomes import Outcome, compare, plain, to_markdown
 from udasa.experiment.pairs import as_dataset, level_pairs
@@ -22,6 +23,8 @@ from udasa.recipe import Recipe
 from udasa.release import Opened, open_data
 from udasa.run import Progress, silent
 from udasa.train import pin, train_stages
+
+log = logging.getLogger(__name__)
 
 CLAIM = "experiment.json"
 """What the experiment is; written once its pairs are known to be enough."""
@@ -67,6 +70,8 @@ def experiment(
 ) -> list[Outcome]:
     """Train every arm with every seed under one budget, measure each on the same held-out items, and compare.
 
+    An arm that diverges with a seed is left out of the table, and named: its other seeds alone would flatter it.
+
     Args:
         data: a release (folder, or Hub id with `@revision`) or a finished build.
         output: where it goes; what is done there is not done again.
@@ -88,14 +93,22 @@ def experiment(
     work = _Work(output, settings, plan, held, progress)
     rows = _pairs(work, opened, allow_overlap)
     base = _base(work)
-    cells = {}
-    for seed in plan.seeds:  # seed by seed, so that a run cut short has tried every arm
-        for name in plan.arms:
-            cells[name, seed] = _cell(work, name, seed, rows[name], base.logprobs)
-    found = compare(cells, base.values)
-    run.write_file(output / "results.md", to_markdown(found).encode())
+    cells = {  # seed by seed, so that a run cut short has tried every arm
+        (name, seed): _cell(work, name, seed, rows[name], base.logprobs) for seed in plan.seeds for name in plan.arms
+    }
+    diverged = {name: seed for (name, seed), values in cells.items() if values is None}
+    stand = {at: values for at, values in cells.items() if values is not None and at[0] not in diverged}
+    if not stand:
+        raise UserError(f"Every arm diverged: {_said(diverged)}. Lower the learning rate, in a new folder.")
+    found = compare(stand, base.values)
+    table = to_markdown(found) + (f"\nLeft out, for they diverged: {_said(diverged)}.\n" if diverged else "")
+    run.write_file(output / "results.md", table.encode())
     run.write_file(output / "results.json", _json(plain(found)))
     return found
+
+
+def _said(diverged: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} with seed {seed}" for name, seed in diverged.items())
 
 
 class _Work(NamedTuple):
@@ -178,22 +191,34 @@ def _base(work: _Work) -> _Base:
     return _Base(known["values"], np.array(known["logprobs"]))
 
 
-def _cell(work: _Work, name: str, seed: int, rows: pl.DataFrame, logprobs: Floats) -> Values:
-    """Train one arm with one seed and measure it, once."""
-    folder, arm = work.output / "cells" / f"{name}-{seed}", arms.ARMS[name]
-    path = folder / "cell.json"
+def _cell(work: _Work, name: str, seed: int, rows: pl.DataFrame, logprobs: Floats) -> Values | None:
+    """Train one arm with one seed and measure it, once; None: it diverged."""
+    path = work.output / "cells" / f"{name}-{seed}" / "cell.json"
     if not path.is_file():
-        policy, training = work.settings.policy, replace(arms.training_of(arm, work.settings.training), seed=seed)
-        staged = {s: as_dataset(part) for s, part in arm.arrange(rows, training.stages, seed).items()}
-        trained = train_stages(staged, folder, policy=policy, training=training, progress=work.progress)
-        steps = json.loads((work.output / BUDGET).read_bytes())[name]["steps"]
-        took = sum(result.steps for result in trained.results)
-        assert took == steps, f"{name} took {took} steps; its budget is {steps}"
-        values = by_stage(probe(policy, work.held, adapter=trained.adapter, base_logprobs=logprobs), work.held)
-        values |= _suite(work, folder, trained.adapter)
-        run.write_file(path, _json({"values": values, "stages": [asdict(result) for result in trained.results]}))
-    found: Values = json.loads(path.read_bytes())["values"]
-    return found
+        try:
+            done = _train(work, name, seed, rows, logprobs)
+        except DivergedError as error:
+            done = {"diverged": str(error)}
+        run.write_file(path, _json(done))
+    found = json.loads(path.read_bytes())
+    if "diverged" in found:
+        log.warning("%s diverged with seed %d: %s", name, seed, found["diverged"])
+    values: Values | None = found.get("values")
+    return values
+
+
+def _train(work: _Work, name: str, seed: int, rows: pl.DataFrame, logprobs: Floats) -> dict[str, Any]:
+    """Return what a cell comes to: every item's values, and the stages."""
+    folder, arm, policy = work.output / "cells" / f"{name}-{seed}", arms.ARMS[name], work.settings.policy
+    training = replace(arms.training_of(arm, work.settings.training), seed=seed)
+    staged = {s: as_dataset(part) for s, part in arm.arrange(rows, training.stages, seed).items()}
+    trained = train_stages(staged, folder, policy=policy, training=training, progress=work.progress)
+    steps = json.loads((work.output / BUDGET).read_bytes())[name]["steps"]
+    took = sum(result.steps for result in trained.results)
+    assert took == steps, f"{name} took {took} steps; its budget is {steps}"
+    values = by_stage(probe(policy, work.held, adapter=trained.adapter, base_logprobs=logprobs), work.held)
+    values |= _suite(work, folder, trained.adapter)
+    return {"values": values, "stages": [asdict(result) for result in trained.results]}
 
 
 def _suite(work: _Work, folder: Path, adapter: Path | None) -> Values:

@@ -88,9 +88,10 @@ def train_stages(
         progress: shown the pairs that a reference reads, and the optimiser steps of each stage.
 
     Raises:
+        DivergedError: a loss or gradient is not finite.
         UserError: `output` holds stages of other settings or pairs, pairs do not fit, the first loss is not what it
-            must be where the policy is its own reference, a loss or gradient is not finite, the first stage is taken
-            back, or `training` has an override for a stage that `pairs` does not have.
+            must be where the policy is its own reference, the first stage is taken back, or `training` has an override
+            for a stage that `pairs` does not have.
         MissingExtraError: the extra `train` is not installed.
     """
     for module in ("trl", "peft"):

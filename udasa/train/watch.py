@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udasa.backends import Report
-from udasa.errors import UserError
+from udasa.errors import DivergedError, UserError
 from udasa.recipe import Training
 from udasa.train import checkpoints
 
@@ -62,7 +62,7 @@ def make_watch(stage: str, expected: float | None, start: Path | None, report: R
             self.since = time.perf_counter()
             for name in ("loss", "grad_norm"):
                 if not math.isfinite(logs[name]):
-                    raise UserError(_not_finite(name, logs[name], stage, state.global_step, args.output_dir, start))
+                    raise DivergedError(_not_finite(name, logs[name], stage, state.global_step, args.output_dir, start))
             in_float32 = str(given["model"].dtype) == "torch.float32"
             if expected is not None and state.global_step == 1:
                 _check_first(stage, logs["loss"], expected, 1e-3 if in_float32 else 1e-2)
