@@ -318,7 +318,30 @@ def test_an_adapter_is_pushed_with_its_card(hub, tmp_path):
     (tmp_path / "transitions.json").write_text("[]")
     (tmp_path / "training.json").write_text('{"merged": true}')
     run_client(hub, push_model, str(tmp_path), "acme/adapter", home=tmp_path / "home", token=hub.token("owner"))
-    assert set(hub.store.repos["model", "acme/adapter"].resolve("main").files) == {
-        *(".gitattributes", "README.md", "adapter_model.safetensors", "adapter_config.json", "training.json"),
-        *wanted,
-    }
+    least = {".gitattributes", "README.md", "adapter_model.safetensors", "adapter_config.json", "training.json"}
+    assert set(hub.store.repos["model", "acme/adapter"].resolve("main").files) == {*least, *wanted}
+
+
+def test_what_an_earlier_push_left_of_other_weights_goes(hub, tmp_path):
+    """A merged model, transitions and results that this training does not have; not what is none of its own."""
+    for name in ("README.md", "training.json", "adapter_config.json"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "README.md").write_text("---\nbase_model: org/base\nlicense: apache-2.0\n---\n# Adapter\n")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"\0" * 64)
+    user = {"home": tmp_path / "home", "token": hub.token("owner")}
+    old = ["merged/model.safetensors", "transitions.json", ".eval_results/udasa.yaml"]
+    for path in (*old, "NOTES.md", "plots/mine.png"):
+        (tmp_path / "old" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "old" / path).write_text("- value: 1\n")
+    run_client(hub, upload_model, str(tmp_path / "old"), "acme/again", **user)
+    assert set(old) <= set(hub.store.repos["model", "acme/again"].resolve("main").files)
+    run_client(hub, push_model, str(tmp_path), "acme/again", **user)
+    found = set(hub.store.repos["model", "acme/again"].resolve("main").files)
+    assert not set(old) & found and {"NOTES.md", "plots/mine.png", "adapter_model.safetensors"} <= found
+
+
+def upload_model(folder, repo):
+    from huggingface_hub import HfApi
+
+    HfApi().create_repo(repo, private=True)
+    HfApi().upload_folder(repo_id=repo, folder_path=folder)

@@ -79,3 +79,10 @@ def test_an_overlap_is_refused_and_allowed_from_the_command_line(udasa, tmp_path
     code, shown, _ = udasa("train", data, "-o", tmp_path / "o", "--recipe", path, "--allow-overlap")
     assert code == 0 and "evaluation-near-duplicates: 1 of 7 prompts" in shown
     assert "**Beyond the limit of 0.**" in (tmp_path / "o" / "README.md").read_text()
+
+
+def test_a_name_that_the_hub_would_refuse_is_refused_before_training(udasa, tmp_path):
+    data = publish(tmp_path / "pairs", rows("conservative", num=4))
+    recipe = write_recipe(tmp_path / "r.json", stages=("conservative",))
+    code, _, err = udasa("train", data, "-o", tmp_path / "out", "--recipe", recipe, "--push", "a/b/c")
+    assert code == 2 and "'a/b/c' is not a Hub repository id" in err and not (tmp_path / "out").exists()

@@ -57,6 +57,7 @@ def train(
     from dataclasses import replace
 
     from udasa import arms, transitions
+    from udasa.cards.markdown import check_repo
     from udasa.experiment import arm_pairs
     from udasa.publish import publish_model, write_card
     from udasa.recipe import load
@@ -67,6 +68,8 @@ def train(
     from udasa.train.data import release
 
     quiet_libraries()
+    if push:
+        check_repo(push)
     settings = load(recipe)
     chosen, pairs = arms.find([arm])[arm], None
     settings = replace(settings, training=arms.training_of(chosen, settings.training))

@@ -3,7 +3,8 @@
 A concurrent commit makes the Hub answer 412. If it touched none of the release's files, the release goes on top of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -43,8 +44,19 @@ def tags(api: HfApi, repo: str, kind: Kind = "dataset") -> dict[str, str]:
         return {ref.name: ref.target_commit for ref in api.list_repo_refs(repo, repo_type=kind).tags}
 
 
-def push(api: HfApi, files: Path, repo: str, kind: Kind, message: str, tag: str | None, access: Access) -> str:
+def push(
+    api: HfApi,
+    files: Path,
+    repo: str,
+    kind: Kind,
+    message: str,
+    tag: str | None,
+    access: Access,
+    may_hold: Sequence[str] = (),
+) -> str:
     """Commit all files at once, then tag; returns the commit sha.
+
+    What an earlier push left in the release's folders is deleted, and what fits `may_hold` (paths with `*`).
 
     Raises:
         UserError: the head moved and touched the release's files, the repository is public and should not be, or the
@@ -62,7 +74,7 @@ def push(api: HfApi, files: Path, repo: str, kind: Kind, message: str, tag: str 
             raise UserError(f"{repo} has a branch named {tag}, which hides the tag; nothing was published. Rename it.")
         if access.gated:
             api.update_repo_settings(repo, repo_type=kind, gated=access.gated)
-        commit = _commit(api, files, repo, kind, message)
+        commit = _commit(api, files, repo, kind, message, may_hold)
     with hub_errors(repo, "write", f"commit {commit} is there, its tag may not be: publish again to complete it"):
         if tag:
             api.create_tag(repo, tag=tag, revision=commit, repo_type=kind)
@@ -71,16 +83,20 @@ def push(api: HfApi, files: Path, repo: str, kind: Kind, message: str, tag: str 
     return commit
 
 
-def _commit(api: HfApi, files: Path, repo: str, kind: Kind, message: str) -> str:
+def _commit(api: HfApi, files: Path, repo: str, kind: Kind, message: str, may_hold: Sequence[str]) -> str:
     """Make the commit on the head that was seen; go on top of commits that touch nothing of ours.
 
     Raises:
         UserError: another commit touched these files, or too many came in between.
     """
     ours = {path.relative_to(files).as_posix(): path for path in sorted(files.rglob("*")) if path.is_file()}
+
+    def is_ours(path: str) -> bool:
+        return owned(path, list(ours)) or any(fnmatchcase(path, pattern) for pattern in may_hold)
+
     head = str(api.repo_info(repo, repo_type=kind).sha)
     tree = _tree(api, repo, kind, head)
-    stale = [path for path in sorted(tree) if path not in ours and owned(path, list(ours))]
+    stale = [path for path in sorted(tree) if path not in ours and is_ours(path)]
     for _ in range(ATTEMPTS):
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             *(CommitOperationAdd(path, local) for path, local in ours.items()),
@@ -95,7 +111,7 @@ def _commit(api: HfApi, files: Path, repo: str, kind: Kind, message: str) -> str
             now = _tree(api, repo, kind, moved)
             if moved == head:
                 raise
-            touched = sorted(p for p in tree.keys() | now.keys() if tree.get(p) != now.get(p) and owned(p, list(ours)))
+            touched = sorted(p for p in tree.keys() | now.keys() if tree.get(p) != now.get(p) and is_ours(p))
             if touched:
                 raise UserError(
                     f"{repo} changed while this release was being prepared (412): commit {moved} touched "
@@ -104,7 +120,7 @@ def _commit(api: HfApi, files: Path, repo: str, kind: Kind, message: str) -> str
                 ) from error
             head, tree = moved, now
         else:
-            _check(api, repo, kind, made.oid, ours)
+            _check({path for path in _tree(api, repo, kind, made.oid) if is_ours(path)}, ours, repo, made.oid)
             return made.oid
     raise UserError(
         f"{repo} changed {ATTEMPTS} times while this release was being prepared (412); nothing was published. "
@@ -118,13 +134,12 @@ def _tree(api: HfApi, repo: str, kind: Kind, revision: str) -> dict[str, str]:
     return {node.path: node.lfs.sha256 if node.lfs else node.blob_id for node in nodes if isinstance(node, RepoFile)}
 
 
-def _check(api: HfApi, repo: str, kind: Kind, commit: str, ours: Mapping[str, Path]) -> None:
-    """Hold the commit's tree to the release: the client leaves out files that it believes to be there already.
+def _check(found: Set[str], ours: Mapping[str, Path], repo: str, commit: str) -> None:
+    """Hold the commit's files to the release: the client leaves out those that it believes to be there already.
 
     Raises:
         UserError: a file is missing or left over.
     """
-    found = {path for path in _tree(api, repo, kind, commit) if owned(path, list(ours))}
     if wrong := sorted(found ^ ours.keys()):
         raise UserError(
             f"Commit {commit} of {repo} does not hold exactly the release: {', '.join(wrong)} differ. "

@@ -26,6 +26,8 @@ COMPARISON = "comparison.json"
 """What the card's results are made from; without the documents' texts."""
 TRANSITIONS = "transitions.json"
 """What each stage changed, as `udasa.transitions` wrote it."""
+_SOMETIMES = ("merged/*", "transitions.*", ".eval_results/*.yaml")
+"""What is pushed only if there is any; an earlier push may have left some in the repository."""
 _COMPARISON = TypeAdapter(Comparison)
 _log = logging.getLogger(__name__)
 
@@ -103,7 +105,7 @@ def publish_model(folder: Path, repo: str, *, private: bool = True, token: str |
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, copy)
         message = "Update the model and its card"
-        return push(HfApi(token=token), Path(temporary), repo, "model", message, None, Access(private))
+        return push(HfApi(token=token), Path(temporary), repo, "model", message, None, Access(private), _SOMETIMES)
 
 
 def _attached(folder: Path) -> Comparison | None:
