@@ -154,6 +154,13 @@ def test_no_cycle_is_refused(settings, tmp_path):
         cycle(settings, tmp_path, 0)
 
 
+def test_a_policy_with_an_adapter_is_refused_before_anything_is_built(settings, tmp_path):
+    adapted = replace(settings, policy=replace(settings.policy, adapter=str(tmp_path)))
+    with pytest.raises(UserError, match="has an adapter already"):
+        cycle(adapted, tmp_path / "out", 1)
+    assert not (tmp_path / "out").exists()
+
+
 def test_other_settings_of_training_are_refused(whole, settings):
     other = replace(settings, training=replace(settings.training, learning_rate=1e-4, beta=0.7))
     with pytest.raises(

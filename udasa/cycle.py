@@ -77,6 +77,7 @@ def cycle(
         raise UserError(f"cycles must be at least 1, got {cycles}.")
     if settings.training.tuning == "full":
         raise UserError("A cycle merges an adapter into the policy: set training.tuning to lora or qlora.")
+    models.refuse_adapter(settings.policy)
     require("peft", extra="train")
     _claim(output, settings)
     policy, held, cells, findings = settings.policy, None, {}, {}

@@ -27,6 +27,15 @@ def load_base(
     return backends_hf.load_causal_lm(policy, _four_bits() if training.tuning == "qlora" else None)
 
 
+def refuse_adapter(policy: ModelSpec) -> None:
+    """Refuse to train a policy that has an adapter already."""
+    if policy.adapter is not None:
+        raise UserError(
+            f"The policy has an adapter already ({policy.adapter}), and a trained adapter is put on the model itself. "
+            "Leave the adapter out, or merge it into the weights and name those."
+        )
+
+
 def precision(model: "PreTrainedModel", training: Training) -> dict[str, Any]:
     """Return the settings of a DPOConfig that say where and in what precision a model runs."""
     import torch

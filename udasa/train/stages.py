@@ -22,7 +22,7 @@ from udasa.errors import UserError, changes, require
 from udasa.lint import Finding
 from udasa.recipe import Training
 from udasa.run import Progress, silent, write_file
-from udasa.train import checkpoints, processes, trackers
+from udasa.train import checkpoints, models, processes, trackers
 from udasa.train.data import digest, no_data_bars
 from udasa.train.dpo import Run, Stage, StageResult, train_stage
 from udasa.train.preflight import Fit, preflight
@@ -96,11 +96,6 @@ def train_stages(
     """
     for module in ("trl", "peft"):
         require(module, extra="train")
-    if policy.adapter is not None:
-        raise UserError(
-            f"The policy has an adapter already ({policy.adapter}), and a trained adapter is put on the model itself. "
-            "Leave the adapter out, or merge it into the weights and name those."
-        )
     _refuse_unknown(training, list(pairs))
     pinned = pin(policy, training) | {"order": list(pairs), "pairs": {s: digest(rows) for s, rows in pairs.items()}}
     folders = {s: output / "stages" / f"{n}-{s}" for n, s in enumerate(pairs, 1) if len(pairs[s])}
@@ -136,7 +131,12 @@ def train_stages(
 
 
 def pin(policy: ModelSpec, training: Training) -> dict[str, Any]:
-    """Return what a run must be the same in to go on: the base model's weights and precision, and the settings."""
+    """Return what a run must be the same in to go on: the base model's weights and precision, and the settings.
+
+    Raises:
+        UserError: the policy has an adapter.
+    """
+    models.refuse_adapter(policy)
     return {
         "base_model": policy.model,
         "base_revision": policy.revision,
