@@ -1,6 +1,6 @@
 """What another batch size changes with a real model: responses and log-probabilities of the demo's policy.
 
-python benchmarks/order.py [--prompts 16] [--batch-tokens 8192 512]
+python benchmarks/order.py [--prompts 16] [--batch-tokens 8192 128]
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--k", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--batch-tokens", type=int, nargs=2, default=[8192, 512])
+    parser.add_argument("--batch-tokens", type=int, nargs=2, default=[8192, 128])
     given = parser.parse_args()
     model, tokenizer = load_causal_lm(recipe.load("demo").policy)
     asked, sampling = messages(given.prompts), Sampling(k=given.k, max_new_tokens=given.tokens)
